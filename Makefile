@@ -1,0 +1,32 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+# `make test` and `make test-slow` are what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Idle OpenMP threads must sleep, not spin: several times faster where cores are shared.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test test-slow lint clean
+
+$(BIN)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(BIN)/installed
+	$(BIN)/glpose-stage run -p demo
+
+lint: $(BIN)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: $(BIN)/installed
+	$(BIN)/pytest -m slow
+
+clean:
+	rm -rf $(VENV) work .pytest_cache .ruff_cache

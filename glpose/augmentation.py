@@ -1,0 +1,79 @@
+"""Image augmentation of one person's crop, as the HRNet lineage does it: half body, scale, rotation, flip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glpose.geometry import crop_affine, crop_frame, transform_points
+from glpose.keypoints import JointSet
+
+HALF_BODY_MARGIN = 1.5  # of the chosen joints' extent (HRNet's `half_body_transform`)
+HALF_BODY_LEAST = 8  # joints in view above which half a body may be shown
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a crop is cut: the frame-to-crop affine (2, 3), with a horizontal flip of the result or not."""
+
+    affine: np.ndarray
+    flip: bool
+
+
+def sample_augmentation(
+    rng: np.random.Generator,
+    box_xyxy: np.ndarray,
+    keypoints: np.ndarray,
+    joints: JointSet,
+    crop_size: tuple[int, int],
+    crop_scale: float,
+    *,
+    rotation: float,
+    scale: tuple[float, float],
+    half_body: float,
+    flip: float,
+) -> Augmentation:
+    """Draw one augmentation. keypoints: (J, 3), frame px.
+
+    half_body, flip: probabilities. scale: range that N(1, 0.35) is clipped to. rotation: N(0, rotation) degrees, clipped
+    to +-rotation, with probability 0.6.
+    """
+    region = crop_frame(box_xyxy, crop_size, crop_scale)
+    present = keypoints[:, 2] > 0
+    if present.sum() > HALF_BODY_LEAST and rng.random() < half_body:
+        region = _half_body(rng, keypoints, present, joints, crop_size) or region
+    region = np.array([region[0], region[1], region[2] * np.clip(rng.normal(1, 0.35), *scale)])
+    angle = float(np.clip(rng.normal(0, rotation), -rotation, rotation)) if rng.random() < 0.6 else 0.0
+    return Augmentation(crop_affine(region, crop_size, angle), bool(rng.random() < flip))
+
+
+def augment_keypoints(
+    keypoints: np.ndarray, augmentation: Augmentation, joints: JointSet, crop_size: tuple[int, int]
+) -> np.ndarray:
+    """(J, 3) keypoints from frame px to crop px, mirrored joints exchanged; joints outside the crop become absent."""
+    height, width = crop_size
+    out = keypoints.astype(np.float64)
+    out[:, :2] = transform_points(keypoints[:, :2], augmentation.affine)
+    if augmentation.flip:
+        out[:, 0] = width - 1 - out[:, 0]
+        out = out[joints.flip_order]
+    inside = (out[:, 0] >= 0) & (out[:, 0] < width) & (out[:, 1] >= 0) & (out[:, 1] < height)
+    out[:, 2] *= inside
+    return out
+
+
+def _half_body(
+    rng: np.random.Generator, keypoints: np.ndarray, present: np.ndarray, joints: JointSet, crop_size: tuple[int, int]
+) -> tuple[float, float, float] | None:
+    upper = np.zeros(len(joints), bool)
+    upper[list(joints.upper_body)] = True
+    half = upper if rng.random() < 0.5 else ~upper
+    chosen = keypoints[present & half, :2]
+    if len(chosen) < 3:
+        return None
+    low, high = chosen.min(axis=0), chosen.max(axis=0)
+    centre = chosen.mean(axis=0)
+    box = np.concatenate([centre - (high - low) / 2, centre + (high - low) / 2])
+    cx, cy, width = crop_frame(box, crop_size, HALF_BODY_MARGIN)
+    return (cx, cy, width) if width > 1 else None

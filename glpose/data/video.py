@@ -1,0 +1,159 @@
+"""Frames of a video, from a folder of images or a video file, each decoded once, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from store.errors import DataError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+
+class FrameSource(Protocol):
+    """Frames of one video."""
+
+    @property
+    def names(self) -> list[str]:
+        """One name per frame, as annotations and predictions spell it."""
+        ...
+
+    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (frame, (h, w, 3) uint8 BGR) for the wanted 0-based frames, in rising order, each decoded once.
+
+        DataError where a frame is absent or cannot be decoded.
+        """
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) px of the first frame."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Digest of the frames' names and byte sizes: cheap, and independent of where the files lie."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFrames:
+    """A video as image files in order."""
+
+    video: str
+    paths: tuple[Path, ...]
+    names: list[str]
+
+    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame in sorted(set(wanted)):
+            yield frame, self._decode(frame)
+
+    def size(self) -> tuple[int, int]:
+        height, width = self._decode(0).shape[:2]
+        return height, width
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for frame, path in enumerate(self.paths):
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                raise self._absent(frame) from None
+            digest.update(f"{path.name}\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def _decode(self, frame: int) -> np.ndarray:
+        path = self.paths[frame]
+        if not path.exists():
+            raise self._absent(frame)
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"video {self.video!r}: frame {frame} cannot be decoded ({path}); replace the file")
+        return image
+
+    def _absent(self, frame: int) -> DataError:
+        return DataError(f"video {self.video!r}: frame {frame} is listed but {self.paths[frame]} does not exist")
+
+
+@dataclass(frozen=True)
+class VideoFileFrames:
+    """A video file that OpenCV's FFmpeg can decode; `length` frames, counted by decoding, not read from its header."""
+
+    video: str
+    path: Path
+    length: int
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.video}/{frame:06d}.jpg" for frame in range(self.length)]
+
+    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+        frames = sorted(set(wanted))
+        capture = _open_capture(self.video, self.path)
+        try:
+            position = 0
+            for frame in frames:
+                while position < frame and capture.grab():  # grabbing skips the conversion to an image
+                    position += 1
+                ok, image = capture.read()
+                if not ok or position != frame:
+                    raise DataError(
+                        f"video {self.video!r}: frame {frame} of {self.length} cannot be decoded ({self.path}); "
+                        "the file has changed or is damaged"
+                    )
+                position += 1
+                yield frame, image
+        finally:
+            capture.release()
+
+    def size(self) -> tuple[int, int]:
+        _, image = next(self.read([0]))
+        return image.shape[0], image.shape[1]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.path.stat().st_size} {self.length}".encode())
+        with open(self.path, "rb") as handle:
+            digest.update(handle.read(1 << 20))
+        return digest.hexdigest()
+
+
+def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
+    """Frames of a folder of images (sorted by name) or of a video file. DataError where there are none."""
+    if path.is_dir():
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise DataError(f"video {video!r}: {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return ImageFrames(video, tuple(images), [f"{video}/{p.name}" for p in images])
+    if not path.exists():
+        raise DataError(f"video {video!r}: {path} does not exist")
+    return VideoFileFrames(video, path, _count_frames(video, path))
+
+
+def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise DataError(f"video {video!r}: {path} cannot be opened as a video; is it cut off, or not a video?")
+    return capture
+
+
+def _count_frames(video: str, path: Path) -> int:
+    """Count by decoding: headers are often a frame or two off, and a header far off means a truncated file."""
+    capture = _open_capture(video, path)
+    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    length = 0
+    while capture.grab():
+        length += 1
+    capture.release()
+    if length == 0:
+        raise DataError(f"video {video!r}: {path} has no frame that can be decoded")
+    if promised - length > max(2, 0.05 * promised):
+        raise DataError(
+            f"video {video!r}: {path} ends at frame {length}, its header promises {promised}: the file is truncated; "
+            "copy it again, or re-encode what is there (ffmpeg -i IN -c:v libx264 OUT.mp4)"
+        )
+    return length

@@ -1,0 +1,94 @@
+"""Boxes, crops and the affine between frame, crop and heatmap pixels: one preprocessing path for every stage.
+
+The pixel convention is the HRNet lineage's, kept so that public weights work:
+crop x = (frame x - cx) * crop_width / sw + crop_width / 2, heatmap x = crop x / 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet, RGB
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def clip_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clip (n, 4) xyxy boxes (frame px) to the frame; also say which are still boxes (bool (n,)).
+
+    A box with a NaN, or with less than one pixel left inside the frame, is not.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    low = np.zeros(4)
+    high = np.array([width, height, width, height], np.float64)
+    clipped = np.clip(boxes, low, high)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    usable = np.isfinite(boxes).all(axis=1) & (sides >= 1).all(axis=1)
+    return clipped, usable
+
+
+def crop_frame(box_xyxy: Sequence[float] | np.ndarray, crop_size: tuple[int, int], scale: float) -> np.ndarray:
+    """Centre and width of the region that a box's crop shows: (3,) cx, cy, sw in frame px.
+
+    The box (already clipped to the frame) is widened to the crop's aspect and enlarged by `scale`; the height of the
+    region follows from the aspect. crop_size: (height, width) px.
+    """
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    crop_height, crop_width = crop_size
+    aspect = crop_width / crop_height
+    width = max(x2 - x1, (y2 - y1) * aspect) * scale
+    return np.array([(x1 + x2) / 2, (y1 + y2) / 2, width])
+
+
+def crop_affine(region: np.ndarray, crop_size: tuple[int, int], rotation: float = 0.0) -> np.ndarray:
+    """(2, 3) affine from frame px to crop px for a region (cx, cy, sw); rotation in degrees, clockwise in the image."""
+    cx, cy, width = region
+    crop_height, crop_width = crop_size
+    ratio = crop_width / width
+    cos, sin = np.cos(np.deg2rad(rotation)) * ratio, np.sin(np.deg2rad(rotation)) * ratio
+    linear = np.array([[cos, -sin], [sin, cos]])
+    shift = np.array([crop_width / 2, crop_height / 2]) - linear @ [cx, cy]
+    return np.concatenate([linear, shift[:, None]], axis=1)
+
+
+def invert_affine(affine: np.ndarray) -> np.ndarray:
+    """Inverse of a (2, 3) affine, as (2, 3)."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.concatenate([linear, -(linear @ affine[:, 2:])], axis=1)
+
+
+def transform_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Apply a (2, 3) affine to (..., 2) points."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def frame_to_heatmap(points: np.ndarray, regions: np.ndarray, heatmap_size: tuple[int, int]) -> np.ndarray:
+    """Frame px -> heatmap px for points (n, J, 2) in the crops of regions (n, 3) cx, cy, sw (no rotation)."""
+    height, width = heatmap_size
+    ratio = width / regions[:, None, 2:3]
+    return (points - regions[:, None, :2]) * ratio + np.array([width / 2, height / 2])
+
+
+def heatmap_to_frame(points: np.ndarray, regions: np.ndarray, heatmap_size: tuple[int, int]) -> np.ndarray:
+    """Heatmap px -> frame px; the inverse of `frame_to_heatmap`."""
+    height, width = heatmap_size
+    return (points - np.array([width / 2, height / 2])) * (regions[:, None, 2:3] / width) + regions[:, None, :2]
+
+
+def warp_crop(frame: np.ndarray, affine: np.ndarray, crop_size: tuple[int, int]) -> np.ndarray:
+    """Cut a crop (crop_height, crop_width, 3) uint8 from a BGR frame; bilinear, black outside the frame."""
+    crop_height, crop_width = crop_size
+    return cv2.warpAffine(frame, affine, (crop_width, crop_height), flags=cv2.INTER_LINEAR)
+
+
+def normalise_crops(crops_bgr: np.ndarray) -> np.ndarray:
+    """(n, h, w, 3) uint8 BGR -> (n, 3, h, w) float32 RGB with ImageNet's mean and deviation taken out.
+
+    The result is a channels-last array seen as channels-first, the layout that the CPU's convolutions prefer.
+    """
+    crops = crops_bgr[..., ::-1].astype(np.float32)
+    crops *= 1 / (255 * STD)
+    crops -= MEAN / STD
+    return crops.transpose(0, 3, 1, 2)

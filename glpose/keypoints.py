@@ -1,0 +1,72 @@
+"""Joint sets: names, mirror pairs, groups and limbs.
+
+Keypoints everywhere are (J, 3) float: x, y in pixels and a flag, 0 absent, 1 annotated but not visible, 2 visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+ABSENT, HIDDEN, VISIBLE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class JointSet:
+    """The joints that a data set annotates, in the order of every (J, ...) array.
+
+    joints: J names. flip_pairs: index pairs that a horizontal flip exchanges. groups: name -> joint indices, in the
+    order in which result tables print them. limbs: index pairs to draw. upper_body: joints above the hips, for
+    half-body augmentation.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    groups: Mapping[str, tuple[int, ...]]
+    limbs: tuple[tuple[int, int], ...]
+    upper_body: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @property
+    def flip_order(self) -> list[int]:
+        """(J,) index of each joint's mirror image; joints on the middle line map to themselves."""
+        order = list(range(len(self.joints)))
+        for a, b in self.flip_pairs:
+            order[a], order[b] = b, a
+        return order
+
+    def indices_of(self, names: Sequence[str]) -> list[int | None]:
+        """For every name of another joint list, its index here, or None where this set has no such joint."""
+        position = {name: index for index, name in enumerate(self.joints)}
+        return [position.get(name) for name in names]
+
+
+# The 15 joints that PoseTrack scores, in poseval's order. PoseTrack18 files call the neck "head_bottom".
+POSETRACK = JointSet(
+    name="posetrack",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+        "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+        "head_bottom", "nose", "head_top",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    groups={
+        "Head": (14, 12, 13),
+        "Shoulder": (8, 9),
+        "Elbow": (7, 10),
+        "Wrist": (6, 11),
+        "Hip": (2, 3),
+        "Knee": (1, 4),
+        "Ankle": (0, 5),
+    },
+    limbs=(
+        (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (2, 8), (3, 9), (8, 9),
+        (6, 7), (7, 8), (9, 10), (10, 11), (12, 8), (12, 9), (12, 13), (13, 14),
+    ),
+    upper_body=(6, 7, 8, 9, 10, 11, 12, 13, 14),
+)  # fmt: skip
+
+JOINT_SETS: dict[str, JointSet] = {"posetrack": POSETRACK}

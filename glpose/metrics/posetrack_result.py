@@ -1,0 +1,85 @@
+"""The result of a PoseTrack evaluation: per joint, per group, as plain data and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from glpose.keypoints import POSETRACK
+
+
+@dataclass(frozen=True)
+class PoseTrackResult:
+    """Scores in percent, NaN where poseval gives NaN. Joints in the order of `keypoints.POSETRACK`.
+
+    ap, precision, recall: joint -> percent; precision and recall are those of all predictions, without a threshold.
+    mean: mean of the AP of all joints but NaN. groups: Head ... Ankle -> mean AP of their joints, NaN if any is NaN.
+    counts: "n_gt" annotated, "n_pred" predicted, "n_tp" right -> joint -> number. frames: scored ones, out of
+    `frames_in_files`. problems: what was wrong with the files, and where; poseval crashes on most of it.
+    """
+
+    ap: dict[str, float]
+    mean: float
+    groups: dict[str, float]
+    precision: dict[str, float]
+    recall: dict[str, float]
+    counts: dict[str, dict[str, int]]
+    frames: int
+    frames_in_files: int
+    videos: int
+    problems: list[str]
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain data, None for NaN."""
+
+        def plain(values: Mapping[str, float]) -> dict[str, float | None]:
+            return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+        return {
+            "ap": plain(self.ap),
+            "mean": plain({"mean": self.mean})["mean"],
+            "groups": plain(self.groups),
+            "precision": plain(self.precision),
+            "recall": plain(self.recall),
+            "counts": self.counts,
+            "frames": self.frames,
+            "frames_in_files": self.frames_in_files,
+            "videos": self.videos,
+            "problems": self.problems,
+        }
+
+
+def group_means(per_joint: Mapping[str, float]) -> dict[str, float]:
+    """Joint -> value to Head ... Ankle -> mean over their joints; NaN if any of them is."""
+    values = [per_joint[name] for name in POSETRACK.joints]
+    return {group: sum(values[j] for j in members) / len(members) for group, members in POSETRACK.groups.items()}
+
+
+def mean_over_joints(per_joint: Mapping[str, float]) -> float:
+    """Mean over the joints that are not NaN; NaN if all are."""
+    values = [value for value in per_joint.values() if not math.isnan(value)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def head_parts(result: PoseTrackResult) -> dict[str, float]:
+    """AP of the joints of the Head group one by one, for data without a nose, whose Head is NaN."""
+    return {POSETRACK.joints[joint]: result.ap[POSETRACK.joints[joint]] for joint in POSETRACK.groups["Head"]}
+
+
+def format_table(results: Mapping[str, PoseTrackResult], *, details: bool = False) -> str:
+    """AP by group and the mean as plain text, one row per name; NaN prints as "-".
+
+    details=True adds the columns of the single joints of the head after the mean.
+    """
+    rows = {name: {**result.groups, "Mean": result.mean} for name, result in results.items()}
+    if details:
+        rows = {name: {**row, **head_parts(results[name])} for name, row in rows.items()}
+    columns = list(next(iter(rows.values()))) if rows else [*POSETRACK.groups, "Mean"]
+    first = max((len(name) for name in rows), default=0)
+    lines = [" " * first + "".join(f"  {column:>6}" for column in columns)]
+    for name, row in rows.items():
+        cells = ["-" if math.isnan(row[column]) else f"{row[column]:.1f}" for column in columns]
+        padded = (f"  {cell:>{max(6, len(column))}}" for cell, column in zip(cells, columns, strict=True))
+        lines.append(f"{name:<{first}}" + "".join(padded))
+    return "\n".join(line.rstrip() for line in lines)

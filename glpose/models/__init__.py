@@ -1,0 +1,1 @@
+"""The networks: HRNet (features, single-frame heatmaps), the person detector, GLPose, and their checkpoints."""

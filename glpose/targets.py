@@ -1,0 +1,31 @@
+"""Heatmap targets drawn on the device, and the loss of Eq. 6."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glpose.heatmaps import REFERENCE_WIDTH
+
+
+def draw_targets(points: Tensor, present: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """Target heatmaps (B, J, H, W) float32 with peak 1, as HRNet draws them.
+
+    points: (B, J, 2) x, y in heatmap px. present: (B, J), zero where there is no target. size: (H, W). sigma: heatmap
+    pixels at a grid 72 wide; it scales with the grid. The Gaussian sits on the rounded pixel int(x + 0.5) and is zero
+    beyond 3 sigma in x or in y.
+    """
+    height, width = size
+    sigma = sigma * width / REFERENCE_WIDTH
+    centre = torch.floor(points.float() + 0.5)
+    dx = torch.arange(width, device=points.device) - centre[..., 0, None]  # (B, J, W)
+    dy = torch.arange(height, device=points.device) - centre[..., 1, None]  # (B, J, H)
+    row = torch.exp(-(dx**2) / (2 * sigma**2)) * (dx.abs() <= 3 * sigma)
+    column = torch.exp(-(dy**2) / (2 * sigma**2)) * (dy.abs() <= 3 * sigma)
+    return column[..., :, None] * row[..., None, :] * (present > 0)[..., None, None]
+
+
+def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 6: the mean over joints (and samples) of v_m * MSE. predicted, target: (B, J, H, W); weight v_m: (B, J)."""
+    per_joint = (predicted.float() - target).square().mean(dim=(-2, -1))
+    return (per_joint * weight).mean()

@@ -1,0 +1,139 @@
+"""Writing and reading one video's features: a Zarr v3 group that plain `zarr.open` reads as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.errors
+
+from store.errors import CorruptData
+from store.quantise import dequantise, quantise
+from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
+
+GROUP = "features.zarr"  # inside an attempt's folder
+
+
+class FeatureWriter:
+    """Writes one video's features in proposal order, whole shards at a time; one writer per video, always.
+
+    A shard is held in memory until its 32 proposals are complete, so memory does not grow with the video.
+    """
+
+    def __init__(self, folder: Path, schema: FeatureSchema, proposals: int) -> None:
+        self.schema = schema
+        self._group = zarr.open_group(folder / GROUP, mode="w", zarr_format=3, attributes=schema.model_dump(mode="json"))
+        create_arrays(self._group, schema, proposals)
+        self._names = [name for name in ("key", "local") if name in self._group]
+        self._pending: list[dict[str, np.ndarray]] = []
+        self._small: dict[str, list[np.ndarray]] = {"embedding": []}
+        self._proposals, self._written = proposals, 0
+
+    def append(self, key: np.ndarray, local: np.ndarray) -> None:
+        """Add the next proposal. key: (V, C, H, W), local: (V, 2k, C, H, W), both float32, in the schema's offset order.
+
+        ValueError if a value is not finite, or negative where uint8 is stored.
+        """
+        maps = {"key": key, "local": local}
+        row: dict[str, np.ndarray] = {}
+        for name in self._names:
+            values = maps[name]
+            if self.schema.dtype == "uint8":
+                row[name], scale = quantise(values)
+                self._small.setdefault(f"{name}_scale", []).append(scale)
+            else:
+                row[name] = values.astype(np.float16)
+                if not np.isfinite(row[name]).all():
+                    raise ValueError("features must be finite and below 65504 to be stored as float16")
+        self._small["embedding"].append(key.mean(axis=(-2, -1)))
+        self._pending.append(row)
+        if len(self._pending) == SHARD_PROPOSALS:
+            self._flush()
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
+        if kind is not None:
+            return
+        self._flush()
+        if self._written != self._proposals:
+            raise ValueError(f"{self._proposals} proposals were announced, {self._written} written")
+        if self._proposals:
+            for name, rows in self._small.items():
+                _array(self._group, name)[:] = np.stack(rows).astype(np.float32)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        start, stop = self._written, self._written + len(self._pending)
+        for name in self._names:
+            _array(self._group, name)[start:stop] = np.stack([row[name] for row in self._pending])
+        self._pending, self._written = [], stop
+
+
+class VideoFeatures:
+    """One video's stored features, opened lazily; `features["key"]` is the plain Zarr array of that name.
+
+    `key(rows)` and `local(rows)` give float32 maps; `embedding` is read when asked for.
+    """
+
+    def __init__(self, folder: Path, video: str) -> None:
+        self.video = video
+        self.path = folder / GROUP
+        try:
+            self.group = zarr.open_group(self.path, mode="r")
+            self.schema = FeatureSchema.model_validate(dict(self.group.attrs))
+        except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError) as error:
+            raise CorruptData(f"features of {video!r} cannot be opened ({error}); run extract again") from None
+
+    def __len__(self) -> int:
+        return _array(self.group, "key").shape[0]
+
+    def __getitem__(self, name: str) -> zarr.Array:
+        return _array(self.group, name)
+
+    def keys(self) -> list[str]:
+        """Names of the arrays."""
+        return sorted(self.group.array_keys())
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """(P, V, C) float32: the mean of each key map over its grid."""
+        return self.read("embedding")
+
+    def key(self, rows: Any = slice(None)) -> np.ndarray:
+        """Key maps of some proposals, (n, V, C, H, W) float32. rows: anything that selects along a Zarr axis."""
+        return self._maps("key", rows)
+
+    def local(self, rows: Any = slice(None)) -> np.ndarray:
+        """Local maps of some proposals, (n, V, 2k, C, H, W) float32, in the order of `schema.offsets`."""
+        if not self.schema.offsets:
+            return np.zeros((len(self.read("embedding", rows)), self.schema.views, 0, *self.schema.map_shape), np.float32)
+        return self._maps("local", rows)
+
+    def read(self, name: str, rows: Any = slice(None)) -> np.ndarray:
+        """Rows of one array as stored. CorruptData, naming the video, where bytes fail their checksum or are missing."""
+        array = _array(self.group, name)
+        try:
+            return np.asarray(array.oindex[rows] if isinstance(rows, (list, np.ndarray)) else array[rows])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise CorruptData(
+                f"features of {self.video!r}: {name} does not match its checksum ({error}); run verify"
+            ) from None
+
+    def _maps(self, name: str, rows: Any) -> np.ndarray:
+        values = self.read(name, rows)
+        if self.schema.dtype == "float16":
+            return values.astype(np.float32)
+        return dequantise(values, self.read(f"{name}_scale", rows))
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise CorruptData(f"{group.path}: {name} is not an array")
+    return array

@@ -1,0 +1,250 @@
+"""One stage's outputs on disk: attempts, commits, and the record in force.
+
+    STAGE/stage.json                       the record in force, and its digest
+    STAGE/records/DIGEST.json              every record that was ever begun
+    STAGE/commit/DIGEST/UNIT.json          one small file per finished unit: its attempt, files, sizes, checksums
+    STAGE/data/UNIT/ATTEMPT/...            what one attempt wrote; never written to again
+
+A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a commit
+for it; readers follow commits only, so what a killed writer left is invisible.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import crc32c
+
+from store.atomic import publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
+from store.errors import AlreadyCommitted, CorruptData, NotCommitted, StoreError
+from store.record import Record, fingerprint
+
+FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
+UNIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@ -]{0,199}")
+
+
+def check_unit_name(name: str) -> str:
+    """Return `name` if it can be a folder's name anywhere; StoreError for paths, `..` and odd characters."""
+    if not UNIT_NAME.fullmatch(name) or name.endswith((" ", ".")):
+        raise StoreError(
+            f"video name {name!r} cannot be used as a folder name: use letters, digits, '_', '-', '.', '+', '=', '@' "
+            "and spaces, no path and no '..'"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one finished unit consists of. `files`: path inside the attempt -> (bytes, crc32c)."""
+
+    unit: str
+    attempt: str
+    inputs: str
+    files: dict[str, tuple[int, int]]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the contents, whichever attempt wrote them: SHA-256 over names, sizes, checksums and meta."""
+        return fingerprint({"files": {k: list(v) for k, v in self.files.items()}, "meta": self.meta})
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The outputs of one stage below `path`; holds no open file."""
+
+    path: Path
+
+    def record_in_force(self) -> Record | None:
+        """The record whose commits readers see, or None before the stage was ever begun."""
+        pointer = self.path / "stage.json"
+        if not pointer.exists():
+            return None
+        value = read_json(pointer)
+        if value.get("format", 0) > FORMAT:
+            raise StoreError(
+                f"{self.path} has store format {value['format']}; this program reads up to {FORMAT}: upgrade glpose"
+            )
+        return value["record"]
+
+    def begin(self, record: Record) -> None:
+        """Note a record; it comes into force at once if the stage has none yet."""
+        digest = fingerprint(record)
+        publish_if_absent(self.path / "records" / f"{digest[:16]}.json", json.dumps(record, indent=1))
+        publish_if_absent(self.path / "stage.json", _pointer(record))
+
+    def put_in_force(self, record: Record, expected: Record) -> None:
+        """Move the pointer from `expected` to `record`. StoreError if another run has moved it meanwhile."""
+        with self._locked():
+            if self.record_in_force() != expected:
+                raise StoreError(f"{self.path}: another run has put other parameters in force meanwhile; look with status")
+            with replacing(self.path / "stage.json") as temporary:
+                temporary.write_text(_pointer(record))
+
+    def commits(self, record: Record) -> dict[str, Commit]:
+        """Finished units of a record, by name."""
+        folder = self._commit_folder(record)
+        if not folder.is_dir():
+            return {}
+        return {path.stem: _read_commit(path) for path in sorted(folder.glob("[!.]*.json"))}
+
+    def commit_of(self, record: Record, unit: str) -> Commit:
+        """The commit of one unit. NotCommitted if it is not finished."""
+        path = self._commit_folder(record) / f"{check_unit_name(unit)}.json"
+        if not path.exists():
+            raise NotCommitted(f"{self.path.name} has no finished output for {unit!r} in {self.path.parent}")
+        return _read_commit(path)
+
+    def attempt_path(self, commit: Commit) -> Path:
+        """Folder of what the commit's attempt wrote."""
+        return self.path / "data" / commit.unit / commit.attempt
+
+    @contextmanager
+    def writing(self, record: Record, unit: str, inputs: str, *, replace: Commit | None = None) -> Iterator[Attempt]:
+        """A fresh attempt for one unit; when the block ends without an error, it is synced and published.
+
+        replace: the stale commit that this one takes the place of; without it, publishing happens only if the unit has
+        no commit. AlreadyCommitted if another writer was first. A full disk gives a StoreError; either way, and on any
+        other exception, nothing of the attempt stays.
+        """
+        name = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
+        folder = self.path / "data" / check_unit_name(unit) / name
+        try:
+            folder.mkdir(parents=True)
+            with open(folder / ".writing", "w") as handle:  # its lock tells `clean` that the writer lives
+                _lock(handle)
+                attempt = Attempt(folder)
+                yield attempt
+                files = _seal(folder)
+                self._publish(record, Commit(unit, name, inputs, files, attempt.meta), replace)
+                (folder / ".writing").unlink(missing_ok=True)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(
+                    f"the disk is full while writing {unit!r} of {self.path.name} below {self.path}; finished videos "
+                    "are safe: free some space and run the same command again"
+                ) from None
+            raise
+
+    def clean(self) -> list[Path]:
+        """Remove attempts that no commit of any record names and no living writer holds; return what was removed."""
+        kept = {
+            (commit.unit, commit.attempt)
+            for record_path in (self.path / "records").glob("[!.]*.json")
+            for commit in self.commits(read_json(record_path)).values()
+        }
+        removed = []
+        for folder in sorted(self.path.glob("data/*/*")):
+            if (folder.parent.name, folder.name) in kept or not _abandoned(folder):
+                continue
+            shutil.rmtree(folder)
+            removed.append(folder)
+        return removed
+
+    def _publish(self, record: Record, commit: Commit, replace: Commit | None) -> None:
+        path = self._commit_folder(record) / f"{commit.unit}.json"
+        value = {
+            "format": FORMAT,
+            "unit": commit.unit,
+            "attempt": commit.attempt,
+            "inputs": commit.inputs,
+            "files": {name: list(entry) for name, entry in commit.files.items()},
+            "meta": commit.meta,
+        }
+        if replace is None:
+            if not publish_if_absent(path, json.dumps(value, indent=1)):
+                raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was finished by another run meanwhile")
+            return
+        with self._locked():
+            if not path.exists() or _read_commit(path).attempt != replace.attempt:
+                raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was replaced by another run meanwhile")
+            write_json(path, value)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with open(self.path / ".lock", "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def _commit_folder(self, record: Record) -> Path:
+        return self.path / "commit" / fingerprint(record)[:16]
+
+
+@dataclass
+class Attempt:
+    """A folder to fill, and facts about the unit that go into its commit (plain JSON data)."""
+
+    path: Path
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def checksum(path: Path) -> int:
+    """CRC-32C of a file's bytes."""
+    value = 0
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 22):
+            value = crc32c.crc32c(block, value)
+    return value
+
+
+def _pointer(record: Record) -> str:
+    return json.dumps({"format": FORMAT, "digest": fingerprint(record), "record": record}, indent=1) + "\n"
+
+
+def _read_commit(path: Path) -> Commit:
+    value = read_json(path)
+    try:
+        files = {name: (int(size), int(crc)) for name, (size, crc) in value["files"].items()}
+        return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
+    except (KeyError, TypeError, ValueError):
+        raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
+
+
+def _seal(folder: Path) -> dict[str, tuple[int, int]]:
+    """Sync everything below a folder; size and checksum of every file."""
+    files = {}
+    for parent, _, names in os.walk(folder):
+        for name in sorted(names):
+            if name == ".writing":
+                continue
+            path = Path(parent) / name
+            sync_file(path)
+            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, checksum(path))
+        sync_folder(Path(parent))
+    sync_folder(folder.parent)
+    return dict(sorted(files.items()))
+
+
+def _lock(handle: IO[str]) -> None:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _abandoned(folder: Path) -> bool:
+    marker = folder / ".writing"
+    if not marker.exists():
+        return True
+    with open(marker) as handle:
+        try:
+            _lock(handle)
+        except BlockingIOError:
+            return False
+    return True

@@ -1,0 +1,72 @@
+"""Stage records: what made a stage's outputs, their fingerprint, and the difference between two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces, no NaN. Raises ValueError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def make_record(stage: str, version: int, parameters: dict[str, Any], after: dict[str, Record]) -> Record:
+    """The record of a stage: its name, code version, parameters that change results, and the records before it.
+
+    The records of earlier stages stand in it whole, so that a difference can be told by the parameter's own name.
+    """
+    return {"stage": stage, "version": version, "parameters": parameters, "after": after}
+
+
+def difference(old: Record, new: Record) -> list[str]:
+    """One line `stage.key: old -> new` per parameter or code version that differs, in alphabetical order."""
+    before, now = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {_show(before.get(key))} -> {_show(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _flatten(record: Record) -> dict[str, Any]:
+    stage = record["stage"]
+    flat: dict[str, Any] = {f"{stage} code version": record["version"]}
+    _flatten_values(stage, record["parameters"], flat)
+    for earlier in record["after"].values():
+        flat.update(_flatten(earlier))
+    return flat
+
+
+def _flatten_values(prefix: str, value: Any, flat: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten_values(f"{prefix}.{key}", inner, flat)
+    else:
+        flat[prefix] = value
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
+        return value[:12]  # a digest
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    return str(value)

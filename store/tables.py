@@ -1,0 +1,99 @@
+"""Tables on disk: one Parquet file per video while a stage runs, merged into one file when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.atomic import replacing
+from store.errors import CorruptData
+from store.folder import Commit, StageFolder
+from store.record import fingerprint
+
+PROPOSALS = pa.schema(
+    [
+        ("video", pa.string()),
+        ("proposal", pa.int32()),  # 0..P-1 within the video, in frame order
+        ("frame", pa.int32()),  # 0-based
+        ("person", pa.int32()),  # track id, -1 where unknown
+        ("x1", pa.float64()),  # box, px in the original frame, clipped to it
+        ("y1", pa.float64()),
+        ("x2", pa.float64()),
+        ("y2", pa.float64()),
+        ("score", pa.float32()),  # of the box; 1 for annotations
+        ("source", pa.string()),  # where the box comes from
+        ("split", pa.string()),  # "train" or "eval"
+        ("keypoints", pa.list_(pa.float32())),  # J * 3: x, y in frame px and the flag; null where not annotated
+    ]
+)
+NEIGHBOURS = pa.schema(
+    [
+        ("video", pa.string()),
+        ("proposal", pa.int32()),
+        ("rank", pa.int32()),  # 0 is the most similar
+        ("reference", pa.int32()),  # a proposal of the same video and split
+        ("similarity", pa.float32()),
+    ]
+)
+BOX = ["x1", "y1", "x2", "y2"]
+SCHEMAS: dict[str, pa.Schema] = {"proposals": PROPOSALS, "neighbours": NEIGHBOURS}
+
+
+def write_table(folder: Path, name: str, columns: Mapping[str, object] | pd.DataFrame) -> None:
+    """Write `folder/name.parquet` with exactly the columns of that table's schema."""
+    schema = SCHEMAS[name]
+    if isinstance(columns, pd.DataFrame):
+        table = pa.Table.from_pandas(columns[schema.names], schema=schema, preserve_index=False)
+    else:
+        table = pa.table({key: pa.array(columns[key], type=schema.field(key).type) for key in schema.names}, schema)
+    pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read `folder/name.parquet`, or some of its columns. CorruptData where the file cannot be read."""
+    return _read(folder / f"{name}.parquet", columns).to_pandas()
+
+
+def merge_tables(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Path:
+    """Write one Parquet file of a table's rows over all committed videos; skipped if it is there already."""
+    path = _merged_path(stage, commits, name)
+    if path.exists():
+        return path
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMAS[name], compression="zstd") as writer:
+        for video in sorted(commits):
+            writer.write_table(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", None))
+    for other in path.parent.glob(f"{name}-*.parquet"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    return path
+
+
+def read_tables(
+    stage: StageFolder, commits: Mapping[str, Commit], name: str, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Rows of a table over these committed videos, in video order; from the merged file where there is one."""
+    merged = _merged_path(stage, commits, name)
+    if merged.exists():
+        return _read(merged, columns).to_pandas()
+    parts = [_read(stage.attempt_path(commits[video]) / f"{name}.parquet", columns) for video in sorted(commits)]
+    if not parts:
+        schema = SCHEMAS[name]
+        parts = [schema.empty_table().select(list(columns) if columns else schema.names)]
+    return pa.concat_tables(parts).to_pandas()
+
+
+def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Path:
+    # named after exactly what it merges, so that a stale one is never read
+    contents = fingerprint(sorted((commit.unit, commit.attempt) for commit in commits.values()))
+    return stage.path / "merged" / f"{name}-{contents[:16]}.parquet"
+
+
+def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CorruptData(f"{path} cannot be read ({error}); run verify") from None

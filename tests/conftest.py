@@ -1,0 +1,17 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real clips and reference vectors, which cannot be redistributed; tests that need it skip without."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the development data beside the checkout (../shared/data), which is not redistributable")
+    return SHARED_DATA
