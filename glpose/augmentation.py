@@ -36,8 +36,8 @@ def sample_augmentation(
 ) -> Augmentation:
     """Draw one augmentation. keypoints: (J, 3), frame px.
 
-    half_body, flip: probabilities. scale: range that N(1, 0.35) is clipped to. rotation: N(0, rotation) degrees, clipped
-    to +-rotation, with probability 0.6.
+    half_body, flip: probabilities. scale: range that N(1, 0.35) is clipped to. rotation: N(0, rotation) degrees,
+    clipped to +-rotation, with probability 0.6.
     """
     region = crop_frame(box_xyxy, crop_size, crop_scale)
     present = keypoints[:, 2] > 0

@@ -26,7 +26,7 @@ def clip_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
     clipped = np.clip(boxes, low, high)
     sides = clipped[:, 2:] - clipped[:, :2]
     usable = np.isfinite(boxes).all(axis=1) & (sides >= 1).all(axis=1)
-    return clipped, usable
+    return clipped, np.asarray(usable)
 
 
 def crop_frame(box_xyxy: Sequence[float] | np.ndarray, crop_size: tuple[int, int], scale: float) -> np.ndarray:

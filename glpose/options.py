@@ -22,9 +22,13 @@ class Options(BaseModel):
 class SplitOptions(Options):
     """Which videos and frames make up the training or the evaluation split."""
 
-    subset: str = Field("", description="subfolder of the annotations (PoseTrack: train, val, test); empty: none")
-    videos: str = Field("*", description="shell pattern of video names")
-    frames: tuple[int, int | None] = Field((0, None), description="first frame and end (exclusive; null: the last)")
+    subset: str = Field(
+        default="", description="subfolder of the annotations (PoseTrack: train, val, test); empty: none"
+    )
+    videos: str = Field(default="*", description="shell pattern of video names")
+    frames: tuple[int, int | None] = Field(
+        default=(0, None), description="first frame and end (exclusive; null: the last)"
+    )
 
     @model_validator(mode="after")
     def _frames_in_order(self) -> SplitOptions:
@@ -39,7 +43,7 @@ class PoseTrack18Data(Options):
 
     kind: Literal["posetrack18"] = "posetrack18"
     root: Path
-    annotations: str = Field("annotations", description="folder of the annotation files, below root")
+    annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
     train: SplitOptions | None = SplitOptions(subset="train")
     eval: SplitOptions | None = SplitOptions(subset="val")
 
@@ -59,7 +63,7 @@ class FolderData(Options):
 
     kind: Literal["folder"] = "folder"
     root: Path = Path(".")
-    files: tuple[str, ...] = Field((), description="paths below root (or absolute); empty: everything in root")
+    files: tuple[str, ...] = Field(default=(), description="paths below root (or absolute); empty: everything in root")
     train: None = None
     eval: SplitOptions | None = SplitOptions()
 
@@ -68,16 +72,14 @@ class GeneratedData(Options):
     """Procedural clips of 2D figures, rendered by the `render` stage and then read as a PoseTrack18-style set."""
 
     kind: Literal["generated"] = "generated"
-    train_clips: int = Field(8, ge=0)
-    eval_clips: int = Field(4, ge=0)
-    frames: int = Field(24, ge=1)
-    height: int = Field(270, ge=64)
-    width: int = Field(480, ge=64)
+    train_clips: int = Field(default=8, ge=0)
+    eval_clips: int = Field(default=4, ge=0)
+    frames: int = Field(default=24, ge=1)
+    height: int = Field(default=270, ge=64)
+    width: int = Field(default=480, ge=64)
     people: tuple[int, int] = (2, 4)
     occluders: tuple[int, int] = (1, 4)
     seed: int = 0
-    train: SplitOptions | None = SplitOptions(subset="train")
-    eval: SplitOptions | None = SplitOptions(subset="val")
 
 
 DataOptions = Annotated[PoseTrack18Data | PoseTrack17Data | FolderData | GeneratedData, Field(discriminator="kind")]
@@ -88,7 +90,7 @@ class BoxOptions(Options):
     """Where the person boxes of one split come from."""
 
     source: Literal["annotations", "file"] = "annotations"
-    file: Path | None = Field(None, description="COCO results JSON, for `source: file`")
+    file: Path | None = Field(default=None, description="COCO results JSON, for `source: file`")
 
     @model_validator(mode="after")
     def _file_given(self) -> BoxOptions:
@@ -102,37 +104,41 @@ class DetectOptions(Options):
 
     train: BoxOptions = BoxOptions()
     eval: BoxOptions = BoxOptions()
-    min_score: float = Field(0.2, ge=0, le=1, description="boxes of a file below this score are dropped")
+    min_score: float = Field(default=0.2, ge=0, le=1, description="boxes of a file below this score are dropped")
 
 
 class ExtractOptions(Options):
     """Backbone features of every proposal and of its box in the neighbouring frames."""
 
-    checkpoint: str = Field("demo", description="HRNet weights: a path, or the name of weights that ship")
-    width: int | None = Field(None, description="refuse checkpoints of another HRNet width; null: take any")
-    crop_size: tuple[int, int] = Field((384, 288), description="height, width, px; multiples of 32")
-    crop_scale: float = Field(1.25, gt=0, description="enlargement of the box (§ 3.2)")
-    k: int = Field(4, ge=0, le=64, description="local frames on each side")
-    edge: Literal["repeat_key", "clamp"] = Field("repeat_key", description="past a clip's edge: key frame, or last one")
+    checkpoint: str = Field(default="demo", description="HRNet weights: a path, or the name of weights that ship")
+    width: int | None = Field(default=None, description="refuse checkpoints of another HRNet width; null: take any")
+    crop_size: tuple[int, int] = Field(default=(384, 288), description="height, width, px; multiples of 16")
+    crop_scale: float = Field(default=1.25, gt=0, description="enlargement of the box (§ 3.2)")
+    k: int = Field(default=4, ge=0, le=64, description="local frames on each side")
+    edge: Literal["repeat_key", "clamp"] = Field(
+        default="repeat_key", description="past a clip's edge: key frame, or last one"
+    )
     dtype: Literal["uint8", "float16"] = "uint8"
     codec: Literal["crc32c", "zstd"] = "crc32c"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> ExtractOptions:
-        if any(side <= 0 or side % 32 for side in self.crop_size):
-            raise ValueError(f"crop_size {list(self.crop_size)} must be multiples of 32 pixels")
+        if any(side <= 0 or side % 16 for side in self.crop_size):
+            raise ValueError(f"crop_size {list(self.crop_size)} must be multiples of 16 pixels")
         return self
 
 
 class IndexOptions(Options):
     """Non-local references: the pool they are drawn from and how they are ranked (Eq. 3)."""
 
-    n: int = Field(6, ge=0, le=256, description="references kept per proposal")
-    pool: int | Literal["all"] = Field(20, description="proposals drawn at random per proposal, or the whole video")
-    exclude_window: int = Field(4, ge=0, description="frames on each side that are local, not non-local")
+    n: int = Field(default=6, ge=0, le=256, description="references kept per proposal")
+    pool: int | Literal["all"] = Field(
+        default=20, description="proposals drawn at random per proposal, or the whole video"
+    )
+    exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
     similarity: Literal["inner_product", "cosine"] = "inner_product"
-    min_score: float = Field(0.0, ge=0, le=1, description="boxes below this score are not references")
-    seed: int = Field(0, description="draws the fixed pool of every proposal")
+    min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
+    seed: int = Field(default=0, description="draws the fixed pool of every proposal")
 
     @model_validator(mode="after")
     def _pool_holds_n(self) -> IndexOptions:
@@ -144,37 +150,47 @@ class IndexOptions(Options):
 class HeadOptions(Options):
     """Everything after the backbone: local and non-local weights, aggregation, enhancement, detection head."""
 
-    k: int = Field(4, ge=0, description="local frames on each side that are used")
-    n: int = Field(6, ge=0, description="non-local references that are used")
+    k: int = Field(default=4, ge=0, description="local frames on each side that are used")
+    n: int = Field(default=6, ge=0, description="non-local references that are used")
     local_weight: Literal["inverse", "linear", "exponential", "uniform"] = Field(
-        "inverse", description="T of Eq. 2: 1 / |offset|, k + 1 - |offset|, exp(1 - |offset|), 1"
+        default="inverse", description="T of Eq. 2: 1 / |offset|, k + 1 - |offset|, exp(1 - |offset|), 1"
     )
-    normalise_local: bool = Field(False, description="make the local weights sum to 1")
-    temperature: float = Field(1.0, gt=0, description="divides similarities before their softmax")
-    per_channel: bool = Field(False, description="Eq. 3's Hadamard product unsummed: one softmax per channel")
-    blocks: int = Field(3, ge=1, description="ResNet basic blocks of the aggregation (Eq. 4)")
-    width: int | None = Field(None, ge=1, description="channels of the aggregate; null: the backbone's")
-    enhancement: bool = Field(True, description="feature enhancement (Eq. 5); false: heatmaps from the aggregate")
-    mask: Literal["spatial", "channel"] = Field("spatial", description="psi of Eq. 5: one mask, or one per channel")
-    combine: Literal["block", "sum"] = Field("block", description="A of Eq. 5: concatenate and a basic block, or add")
+    normalise_local: bool = Field(default=False, description="make the local weights sum to 1")
+    temperature: float = Field(default=1.0, gt=0, description="divides similarities before their softmax")
+    per_channel: bool = Field(default=False, description="Eq. 3's Hadamard product unsummed: one softmax per channel")
+    blocks: int = Field(default=3, ge=1, description="ResNet basic blocks of the aggregation (Eq. 4)")
+    width: int | None = Field(default=None, ge=1, description="channels of the aggregate; null: the backbone's")
+    enhancement: bool = Field(
+        default=True, description="feature enhancement (Eq. 5); false: heatmaps from the aggregate"
+    )
+    mask: Literal["spatial", "channel"] = Field(
+        default="spatial", description="psi of Eq. 5: one mask, or one per channel"
+    )
+    combine: Literal["block", "sum"] = Field(
+        default="block", description="A of Eq. 5: concatenate and a basic block, or add"
+    )
     head: Literal["mlp", "3x3", "5x5"] = "3x3"
-    head_input: Literal["F", "S"] = Field("F", description="enhanced features, or the aggregate as the text of § 3.4 has it")
-    init_std: float = Field(0.001, gt=0, description="new convolution weights: N(0, std)")
+    head_input: Literal["F", "S"] = Field(
+        default="F", description="enhanced features, or the aggregate as the text of § 3.4 has it"
+    )
+    init_std: float = Field(default=0.001, gt=0, description="new convolution weights: N(0, std)")
 
 
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
 
     heads: HeadOptions = HeadOptions()
-    single_frame: bool = Field(True, description="train the single-frame row (k = 0, n = 0, no enhancement) as well")
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=2)
-    lr: float = Field(1e-3, gt=0)
-    milestones: tuple[int, ...] = Field((6, 12, 18), description="epochs after which the learning rate drops")
-    gamma: float = Field(0.1, gt=0, description="factor of each drop")
-    sigma: float = Field(3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
-    joints: Literal["annotated", "visible"] = Field("annotated", description="v_m of Eq. 6")
-    redraw_pool: bool = Field(True, description="draw new pools every epoch (pool: 20 only)")
+    single_frame: bool = Field(
+        default=True, description="train the single-frame row (k = 0, n = 0, no enhancement) as well"
+    )
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
+    milestones: tuple[int, ...] = Field(default=(6, 12, 18), description="epochs after which the learning rate drops")
+    gamma: float = Field(default=0.1, gt=0, description="factor of each drop")
+    sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
+    joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
+    redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
@@ -182,27 +198,37 @@ class TrainOptions(Options):
 class EvalOptions(Options):
     """How heatmaps become poses and how these are scored."""
 
-    score: Literal["product", "heatmap"] = Field("product", description="joint score: heatmap maximum x box score, or alone")
-    joints: Literal["annotated", "visible"] = Field("annotated", description="joints that count; poseval: annotated")
-    overlay: bool = Field(True, description="draw an overlay video and a contact sheet")
+    score: Literal["product", "heatmap"] = Field(
+        default="product", description="joint score: heatmap maximum x box score, or alone"
+    )
+    joints: Literal["annotated", "visible"] = Field(
+        default="annotated", description="joints that count; poseval: annotated"
+    )
+    overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
 
 
 class PretrainOptions(Options):
     """Single-frame HRNet training on endless generated frames: makes the weights that ship as `demo`."""
 
-    width: int = Field(16, ge=4)
-    stages: Literal[3, 4] = Field(3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
-    init: Path | None = Field(None, description="checkpoint to start from")
+    width: int = Field(default=16, ge=4)
+    stages: Literal[3, 4] = Field(default=3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
+    init: Path | None = Field(default=None, description="checkpoint to start from")
     crop_size: tuple[int, int] = (192, 144)
     crop_scale: float = 1.25
-    frames: int = Field(20_000, ge=1, description="generated frames to see; each gives a crop per person")
-    batch_size: int = Field(16, ge=2)
-    lr: float = Field(1e-3, gt=0)
+    frames: int = Field(default=20_000, ge=1, description="generated frames to see; each gives a crop per person")
+    batch_size: int = Field(default=16, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
     sigma: float = 3.0
-    rotation: float = Field(45.0, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6")
-    scale: tuple[float, float] = Field((0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    half_body: float = Field(0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view")
-    flip: float = Field(0.5, ge=0, le=1)
+    loss: Literal["mse", "cross_entropy"] = Field(
+        default="cross_entropy",
+        description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner",
+    )
+    rotation: float = Field(default=45.0, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6")
+    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
+    half_body: float = Field(
+        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
+    )
+    flip: float = Field(default=0.5, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0
 
@@ -210,7 +236,9 @@ class PretrainOptions(Options):
 class RuntimeOptions(Options):
     """Speed settings: never part of a record."""
 
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
-    batch_size: int = Field(32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads")
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; null: its own choice")
-    workers: int = Field(1, ge=1, description="worker processes of render")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 ...")
+    batch_size: int = Field(
+        default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: its own choice")
+    workers: int = Field(default=1, ge=1, description="worker processes of render")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -16,13 +16,29 @@ from glpose.data.generated import ClipOptions, render_clip
 from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, normalise_crops, warp_crop
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import POSETRACK
+from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
-from glpose.targets import draw_targets, heatmap_loss
+from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
 
 FRAMES_PER_CLIP = 4  # several moments of one scene: drawing a background costs more than drawing a frame
 CLIP_SIZES = ((270, 480), (360, 480), (300, 400), (400, 300))  # (height, width) px
+LOSSES = {"mse": heatmap_loss, "cross_entropy": grid_cross_entropy}
 Report = Callable[[int, int, float], None]  # crops seen, crops in all, loss
+
+
+def new_network(options: PretrainOptions, num_joints: int) -> HRNet:
+    """A network to pretrain: from `options.init`, or with He-normal weights, which short trainings get going with."""
+    if options.init is not None:
+        return load_hrnet(options.init, width=options.width)
+    torch.manual_seed(options.seed)
+    model = HRNet(options.width, num_joints, options.stages)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    if model.final_layer is not None:
+        torch.nn.init.normal_(model.final_layer.weight, std=0.01)
+    return model
 
 
 def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, workers: int, report: Report) -> HRNet:
@@ -31,7 +47,7 @@ def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, worke
     The crops and their order depend on the options alone, not on `workers` (processes that draw frames).
     """
     torch.manual_seed(options.seed)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     steps = max(1, options.frames * 2 // options.batch_size)  # a frame shows two people or more
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, steps))
@@ -44,7 +60,7 @@ def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, worke
         targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             heatmaps = model(images)
-        loss = heatmap_loss(heatmaps, targets, (points[..., 2] > 0).float())
+        loss = LOSSES[options.loss](heatmaps, targets, (points[..., 2] > 0).float())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -91,12 +107,14 @@ def _clip_options(clip: int) -> ClipOptions:
     return ClipOptions(height=height, width=width, frames=24, people=(1, 4), occluders=(0, 3))
 
 
-def _batches(options: PretrainOptions, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(options: PretrainOptions, workers: int) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Endless batches of crops (B, h, w, 3) uint8 BGR and keypoints (B, J, 3) float32, crop px."""
     crops: list[np.ndarray] = []
     keypoints: list[np.ndarray] = []
     # spawn: torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         waiting: list[Future[list[tuple[np.ndarray, np.ndarray]]]] = []
         clip = 0
         try:

@@ -29,3 +29,14 @@ def heatmap_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Eq. 6: the mean over joints (and samples) of v_m * MSE. predicted, target: (B, J, H, W); weight v_m: (B, J)."""
     per_joint = (predicted.float() - target).square().mean(dim=(-2, -1))
     return (per_joint * weight).mean()
+
+
+def grid_cross_entropy(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of each map's softmax over the grid against its target (scaled to sum to 1); mean over joints.
+
+    predicted, target: (B, J, H, W); weight: (B, J). The maps' values are then logits: their peaks mean what heatmaps'
+    do, their heights do not.
+    """
+    wanted = target.flatten(2) / target.flatten(2).sum(dim=-1, keepdim=True).clamp(min=1e-6)
+    per_joint = -(wanted * predicted.float().flatten(2).log_softmax(dim=-1)).sum(dim=-1)
+    return (per_joint * weight).sum() / weight.sum().clamp(min=1)

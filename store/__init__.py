@@ -1,9 +1,9 @@
 """What is on disk: features, tables, indices and the records of the stages that wrote them. Knows no torch.
 
-    import store
-    s = store.open("work/demo")
-    s.table()               # pandas: one row per proposal
-    s.features(video)       # arrays of one video
+import store
+s = store.open("work/demo")
+s.table()               # pandas: one row per proposal
+s.features(video)       # arrays of one video
 """
 
 from store.errors import (
@@ -12,6 +12,7 @@ from store.errors import (
     ConfigError,
     CorruptData,
     DataError,
+    DiskFull,
     GLPoseError,
     NotCommitted,
     RecordMismatch,
@@ -32,6 +33,7 @@ __all__ = [
     "ConfigError",
     "CorruptData",
     "DataError",
+    "DiskFull",
     "FeatureSchema",
     "FeatureWriter",
     "GLPoseError",

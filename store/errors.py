@@ -1,15 +1,16 @@
 """Every error a user can cause, as one tree; the message is one or two plain lines: what, where, what to do.
 
-    GLPoseError
-    ├── StoreError          what is on disk is missing, damaged or belongs to something else
-    │   ├── RecordMismatch    a stage's outputs were made with other parameters
-    │   ├── NotCommitted      a video (or a whole stage) has no finished output
-    │   ├── AlreadyCommitted  another writer finished the same unit first
-    │   └── CorruptData       stored bytes, tables or counts contradict their commit record
-    ├── DataError           videos, frames, annotations or boxes that cannot be used
-    ├── CheckpointError     weights that do not fit, or features of another backbone
-    ├── TrainingError       training that cannot start or cannot go on
-    └── ConfigError         pipelines.yaml, --set or a command line that cannot be understood
+GLPoseError
+├── StoreError          what is on disk is missing, damaged or belongs to something else
+│   ├── RecordMismatch    a stage's outputs were made with other parameters
+│   ├── NotCommitted      a video (or a whole stage) has no finished output
+│   ├── AlreadyCommitted  another writer finished the same unit first
+│   ├── CorruptData       stored bytes, tables or counts contradict their commit record
+│   └── DiskFull          there is no room to write; what is finished stays
+├── DataError           videos, frames, annotations or boxes that cannot be used
+├── CheckpointError     weights that do not fit, or features of another backbone
+├── TrainingError       training that cannot start or cannot go on
+└── ConfigError         pipelines.yaml, --set or a command line that cannot be understood
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class AlreadyCommitted(StoreError):
 
 class CorruptData(StoreError):
     """Stored bytes, tables or counts contradict their commit record."""
+
+
+class DiskFull(StoreError):
+    """There is no room to write a unit; what is finished stays, and no other unit is worth trying."""
 
 
 class DataError(GLPoseError):

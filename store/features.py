@@ -25,7 +25,9 @@ class FeatureWriter:
 
     def __init__(self, folder: Path, schema: FeatureSchema, proposals: int) -> None:
         self.schema = schema
-        self._group = zarr.open_group(folder / GROUP, mode="w", zarr_format=3, attributes=schema.model_dump(mode="json"))
+        self._group = zarr.open_group(
+            folder / GROUP, mode="w", zarr_format=3, attributes=schema.model_dump(mode="json")
+        )
         create_arrays(self._group, schema, proposals)
         self._names = [name for name in ("key", "local") if name in self._group]
         self._pending: list[dict[str, np.ndarray]] = []
@@ -33,7 +35,7 @@ class FeatureWriter:
         self._proposals, self._written = proposals, 0
 
     def append(self, key: np.ndarray, local: np.ndarray) -> None:
-        """Add the next proposal. key: (V, C, H, W), local: (V, 2k, C, H, W), both float32, in the schema's offset order.
+        """Add the next proposal. key: (V, C, H, W), local: (V, 2k, C, H, W), float32, offsets in the schema's order.
 
         ValueError if a value is not finite, or negative where uint8 is stored.
         """
@@ -100,6 +102,11 @@ class VideoFeatures:
         """Names of the arrays."""
         return sorted(self.group.array_keys())
 
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Names of an array's dimensions."""
+        metadata = self[name].metadata
+        return tuple(str(dim) for dim in getattr(metadata, "dimension_names", None) or ())
+
     @property
     def embedding(self) -> np.ndarray:
         """(P, V, C) float32: the mean of each key map over its grid."""
@@ -112,14 +119,16 @@ class VideoFeatures:
     def local(self, rows: Any = slice(None)) -> np.ndarray:
         """Local maps of some proposals, (n, V, 2k, C, H, W) float32, in the order of `schema.offsets`."""
         if not self.schema.offsets:
-            return np.zeros((len(self.read("embedding", rows)), self.schema.views, 0, *self.schema.map_shape), np.float32)
+            return np.zeros(
+                (len(self.read("embedding", rows)), self.schema.views, 0, *self.schema.map_shape), np.float32
+            )
         return self._maps("local", rows)
 
     def read(self, name: str, rows: Any = slice(None)) -> np.ndarray:
-        """Rows of one array as stored. CorruptData, naming the video, where bytes fail their checksum or are missing."""
+        """Rows of one array as stored. CorruptData, naming the video, where bytes fail their checksum."""
         array = _array(self.group, name)
         try:
-            return np.asarray(array.oindex[rows] if isinstance(rows, (list, np.ndarray)) else array[rows])
+            return np.asarray(array.oindex[np.asarray(rows)] if isinstance(rows, (list, np.ndarray)) else array[rows])
         except (ValueError, RuntimeError, OSError) as error:
             raise CorruptData(
                 f"features of {self.video!r}: {name} does not match its checksum ({error}); run verify"

@@ -4,9 +4,10 @@
     STAGE/records/DIGEST.json              every record that was ever begun
     STAGE/commit/DIGEST/UNIT.json          one small file per finished unit: its attempt, files, sizes, checksums
     STAGE/data/UNIT/ATTEMPT/...            what one attempt wrote; never written to again
+    STAGE/latest/UNIT                      link to the attempt in force, for people; programs follow commits
 
-A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a commit
-for it; readers follow commits only, so what a killed writer left is invisible.
+A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a
+commit for it; readers follow commits only, so what a killed writer left is invisible.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import IO, Any
 import crc32c
 
 from store.atomic import publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
-from store.errors import AlreadyCommitted, CorruptData, NotCommitted, StoreError
+from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
 from store.record import Record, fingerprint
 
 FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
@@ -95,7 +96,9 @@ class StageFolder:
         """Move the pointer from `expected` to `record`. StoreError if another run has moved it meanwhile."""
         with self._locked():
             if self.record_in_force() != expected:
-                raise StoreError(f"{self.path}: another run has put other parameters in force meanwhile; look with status")
+                raise StoreError(
+                    f"{self.path}: another run has put other parameters in force meanwhile; look with status"
+                )
             with replacing(self.path / "stage.json") as temporary:
                 temporary.write_text(_pointer(record))
 
@@ -139,11 +142,24 @@ class StageFolder:
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreError(
+                raise DiskFull(
                     f"the disk is full while writing {unit!r} of {self.path.name} below {self.path}; finished videos "
                     "are safe: free some space and run the same command again"
                 ) from None
             raise
+
+    def link_latest(self, record: Record) -> None:
+        """Make `latest/UNIT` point at what the record's commits name."""
+        folder = self.path / "latest"
+        folder.mkdir(exist_ok=True)
+        for unit, commit in self.commits(record).items():
+            target = Path("..") / "data" / unit / commit.attempt
+            link = folder / unit
+            if link.is_symlink() and link.readlink() == target:
+                continue
+            temporary = folder / f".{unit}.{uuid.uuid4().hex[:8]}"
+            temporary.symlink_to(target, target_is_directory=True)
+            os.replace(temporary, link)
 
     def clean(self) -> list[Path]:
         """Remove attempts that no commit of any record names and no living writer holds; return what was removed."""

@@ -20,23 +20,25 @@ def build_index(embeddings: np.ndarray) -> faiss.IndexFlatIP:
 
 
 def search_outside(
-    index: faiss.IndexFlatIP, queries: np.ndarray, excluded: np.ndarray, n: int
+    index: faiss.IndexFlatIP, rows: np.ndarray, eligible: np.ndarray, excluded: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The n most similar rows of the index per query, outside that query's excluded row range.
+    """For each of these rows of the index, the n eligible rows most similar to it, outside its excluded range.
 
-    queries: (Q, C) float32. excluded: (Q, 2) int, rows [start, stop) that a query may not return. Returns ids (Q, n)
-    int64 and similarities (Q, n) float32, best first; -1 and -inf where the index has fewer.
+    rows: (Q,) row numbers to search for. eligible: (E,) row numbers that may be found. excluded: (Q, 2) int, row
+    numbers [start, stop) that the query may not return. Returns row numbers (Q, n) int64 and similarities (Q, n)
+    float32, best first; -1 and -inf where there are fewer.
     """
-    ids = np.full((len(queries), n), -1, np.int64)
-    similarities = np.full((len(queries), n), -np.inf, np.float32)
-    if n == 0 or index.ntotal == 0:
+    ids = np.full((len(rows), n), -1, np.int64)
+    similarities = np.full((len(rows), n), -np.inf, np.float32)
+    if n == 0 or len(eligible) == 0:
         return ids, similarities
-    for row, (start, stop) in enumerate(excluded):
-        allowed = faiss.IDSelectorNot(faiss.IDSelectorRange(int(start), int(stop)))
-        found = index.search(  # pyright: ignore[reportCallIssue]
-            np.ascontiguousarray(queries[row : row + 1], np.float32), n, params=faiss.SearchParameters(sel=allowed)
-        )
-        similarities[row], ids[row] = found[0][0], found[1][0]
+    among = faiss.IDSelectorBatch(eligible)
+    for position, (row, (start, stop)) in enumerate(zip(rows, excluded, strict=True)):
+        outside = faiss.IDSelectorNot(faiss.IDSelectorRange(int(start), int(stop)))
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorAnd(among, outside))  # pyright: ignore[reportCallIssue]
+        query = index.reconstruct(int(row))[None]  # pyright: ignore[reportCallIssue]
+        found = index.search(query, n, params=parameters)  # pyright: ignore[reportCallIssue]
+        similarities[position], ids[position] = found[0][0], found[1][0]
     similarities[ids < 0] = -np.inf
     return ids, similarities
 

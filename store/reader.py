@@ -46,7 +46,9 @@ class Store:
         keypoints: adds a column of (J, 3) arrays, None where not annotated. embedding: adds a column of (C,) arrays.
         """
         columns = ["video", "proposal", "frame", "person", *BOX, "score", "source", "split"]
-        table = read_tables(self._extract, self._chosen(video), "proposals", [*columns, "keypoints"][: None if keypoints else -1])
+        table = read_tables(
+            self._extract, self._chosen(video), "proposals", [*columns, "keypoints"][: None if keypoints else -1]
+        )
         if keypoints:
             table["keypoints"] = [None if row is None else row.reshape(-1, 3) for row in table["keypoints"]]
         if embedding:
@@ -69,7 +71,7 @@ class Store:
         return VideoFeatures(self._extract.attempt_path(self._commit(video)), video)
 
     def describe(self) -> pd.DataFrame:
-        """One row per array, over all videos: shape of one entry, dtype, entries, bytes on disk, ratio to raw float16."""
+        """One row per array over all videos: shape of an entry, dtype, entries, bytes on disk, ratio to raw float16."""
         rows: dict[str, dict[str, object]] = {}
         for video, commit in self._commits.items():
             features = self.features(video)
@@ -79,7 +81,7 @@ class Store:
                 size = sum(entry[0] for path, entry in commit.files.items() if path.startswith(prefix))
                 row = rows.setdefault(
                     name,
-                    {"dims": array.metadata.dimension_names, "shape": array.shape[1:], "dtype": str(array.dtype),
+                    {"dims": features.dims(name), "shape": array.shape[1:], "dtype": str(array.dtype),
                      "proposals": 0, "bytes": 0, "raw_bytes": 0},
                 )  # fmt: skip
                 row["proposals"] += array.shape[0]  # pyright: ignore[reportOperatorIssue]

@@ -194,11 +194,18 @@ def test_initialisation_is_the_official_one() -> None:
 
 
 @pytest.mark.parametrize(("stages", "size", "multiple"), [(4, (48, 64), 32), (4, (64, 50), 32), (3, (40, 64), 16)])
-def test_sizes_that_do_not_halve_evenly_are_refused(stages: int, size: tuple[int, int], multiple: int) -> None:
+def test_heatmaps_of_sizes_that_do_not_halve_evenly_are_refused(stages: int, size: tuple[int, int], multiple: int):
     model = HRNet(width=8, stages=stages)
-    for method in (model.features, model.forward):
-        with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]}.*divisible by {multiple}"):
-            method(images(*size))
+    with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]}.*divisible by {multiple}"):
+        model(images(*size))
+
+
+@pytest.mark.parametrize("stages", [3, 4])
+def test_features_need_sizes_divisible_by_16(stages: int) -> None:
+    model = HRNet(width=8, stages=stages)
+    assert model.features(images(48, 64)).shape[-2:] == (12, 16)
+    with pytest.raises(ValueError, match=r"40 x 64.*divisible by 16"):
+        model.features(images(40, 64))
 
 
 def test_a_network_without_head_gives_features_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
         return ImageFrames(video, tuple(images), [f"{video}/{p.name}" for p in images])
     if not path.exists():
         raise DataError(f"video {video!r}: {path} does not exist")
-    return VideoFileFrames(video, path, _count_frames(video, path))
+    status = path.stat()
+    return VideoFileFrames(video, path, _count_frames(video, path, (status.st_size, status.st_mtime_ns)))
 
 
 def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
@@ -141,8 +143,12 @@ def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def _count_frames(video: str, path: Path) -> int:
-    """Count by decoding: headers are often a frame or two off, and a header far off means a truncated file."""
+@functools.lru_cache(maxsize=4096)
+def _count_frames(video: str, path: Path, version: tuple[int, int]) -> int:
+    """Count by decoding: headers are often a frame or two off, and a header far off means a truncated file.
+
+    version: size and time of the file; a changed file is counted anew.
+    """
     capture = _open_capture(video, path)
     promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     length = 0

@@ -13,6 +13,7 @@ Every file is read as plain tensors; nothing in it is executed. HRNet weights lo
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
+from glpose.options import HeadOptions
 from store.atomic import replacing
 from store.errors import CheckpointError
 
@@ -231,3 +234,23 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def load_heads(path: str | Path, *, space: str) -> GLPoseHeads:
+    """Heads as `train` saved them, in eval mode. space: the feature-space id of the features they are to read.
+
+    CheckpointError where the file holds no heads, or heads trained on features of another space.
+    """
+    metadata = read_metadata(path)
+    if "heads" not in metadata:
+        raise CheckpointError(f"{path} holds no GLPose heads; is it a backbone?")
+    if metadata["space"] != space:
+        raise CheckpointError(
+            f"{path} was trained on features of {metadata['backbone']} (space {metadata['space'][:12]}); these "
+            f"features are of space {space[:12]}: extract with that backbone, or train again"
+        )
+    options = HeadOptions.model_validate_json(metadata["heads"])
+    offsets = tuple(json.loads(metadata["offsets"]))
+    heads = GLPoseHeads(int(metadata["channels"]), int(metadata["num_joints"]), offsets, options)
+    heads.load_state_dict(read_state_dict(path))
+    return heads.eval()

@@ -111,8 +111,9 @@ class HRNet(nn.Module):
     """HRNet-W`width` for images (B, 3, H, W) float, RGB, ImageNet-normalised.
 
     width: channels of branch 0. num_joints: heatmaps; 0 builds no final_layer, and then only `features` works.
-    stages: 4 is the published network, for H and W divisible by 32. 3 ends at the features, H and W divisible by 16:
-    the last stage-3 module has only its branch-0 fusion row, and final_layer reads the features themselves.
+    stages: 4 is the published network. 3 ends at the features: the last stage-3 module has only its branch-0 fusion
+    row, and final_layer reads the features themselves. H and W are divisible by 32 for the heatmaps of 4 stages, by 16
+    for those of 3 and for the features of either.
     A new network has `init_weights`'s weights and is in train mode, like every torch module.
     """
 
@@ -149,7 +150,7 @@ class HRNet(nn.Module):
 
         Computes only what that branch needs. Raises ValueError for an H or W that the branches cannot halve evenly.
         """
-        return self.stage3[-1](self._to_last_fusion(images), rows=1)[0]
+        return self.stage3[-1](self._to_last_fusion(images, multiple=16), rows=1)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps: (B, 3, H, W) -> (B, num_joints, H/4, W/4).
@@ -158,20 +159,19 @@ class HRNet(nn.Module):
         """
         if self.final_layer is None:
             raise CheckpointError("this HRNet has no final_layer (num_joints is 0): it gives features, not heatmaps")
-        xs = self.stage3[-1](self._to_last_fusion(images))  # 3 branches, or branch 0 alone with stages=3
+        multiple = 32 if self.stages == 4 else 16
+        xs = self.stage3[-1](self._to_last_fusion(images, multiple))  # 3 branches, or branch 0 alone with stages=3
         if self.stages == 4:
             xs = _open(self.transition3, xs)
             for module in self.stage4:
                 xs = module(xs)
         return self.final_layer(xs[0])
 
-    def _to_last_fusion(self, images: Tensor) -> list[Tensor]:
+    def _to_last_fusion(self, images: Tensor, multiple: int) -> list[Tensor]:
         """(B, 3, H, W) -> the last stage-3 module's input, per branch b (B, width 2**b, H / 2**(b+2), W / 2**(b+2))."""
         height, width = images.shape[-2:]
-        multiple = 2 ** (self.stages + 1)
         if height % multiple or width % multiple:
-            size = f"{height} x {width} (H x W)"
-            raise ValueError(f"images are {size}: an HRNet of {self.stages} stages needs both divisible by {multiple}")
+            raise ValueError(f"images are {height} x {width} (H x W): HRNet needs both divisible by {multiple} here")
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (B, 64, H/2, W/2)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)  # (B, 64, H/4, W/4)
         x = self.layer1(x)  # (B, 256, H/4, W/4)

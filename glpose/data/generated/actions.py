@@ -106,7 +106,8 @@ def _arms_style(pose: dict[str, Array], p: Array, k: Array) -> None:
 
 def action_angles(name: str, p: Array, k: Array, keys: Array) -> Array:
     """(S, 24) angles of one action at phases p (S,). k: (12,) in 0..1, the performer's manner; keys: (4, 24) random
-    poses, which "free" passes through."""
+    poses, which "free" passes through.
+    """
     pose = _rest(len(p))
     sides = ("r", "l") if k[6] < 0.5 else ("l", "r")
     one, other = sides

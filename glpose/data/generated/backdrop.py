@@ -150,7 +150,8 @@ def _lines(rng: np.random.Generator, image: np.ndarray, horizon: int) -> None:
 @dataclass(frozen=True)
 class Occluder:
     """A thing in front of someone. shapes: convex outlines (M, 2) in metres, x to the right, y down from the ground
-    point, with a colour each; position: sideways and away, metres at `middle` seconds; speed: sideways, metres/s."""
+    point, with a colour each; position: sideways and away, metres at `middle` seconds; speed: sideways, metres/s.
+    """
 
     shapes: tuple[tuple[Array, Colour], ...]
     position: tuple[float, float]

@@ -94,7 +94,7 @@ def _rings(body: Body, placed: Placed) -> tuple[Array, Array]:
 
 
 def _trunk(look: Look, px: Array, points: Array, centre: Array, light: Array) -> list[Polygon]:
-    """px (5, RING, 2), points (5, RING, 3), centre depths (5,) of one instant."""
+    """Px (5, RING, 2), points (5, RING, 3), centre depths (5,) of one instant."""
     out: list[Polygon] = []
     hips, trunk = ITEM["hips"], ITEM["trunk"]
     lower = look.top if look.hips_in_top else look.bottom

@@ -48,7 +48,8 @@ class Capsule:
 @dataclass(frozen=True)
 class Patch:
     """A coloured area on the trunk: angles in radians from straight ahead towards the left, levels from hip (0) to
-    shoulder (1). Painted where it faces the camera."""
+    shoulder (1). Painted where it faces the camera.
+    """
 
     angles: tuple[float, float]
     levels: tuple[float, float]

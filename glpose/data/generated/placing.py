@@ -21,7 +21,7 @@ class Camera:
     centre: tuple[float, float]
 
     def project(self, points: Array) -> tuple[Array, Array]:
-        """points (..., 3): sideways, up, away, metres. Returns (..., 2) px and (...) px per metre."""
+        """Points (..., 3): sideways, up, away, metres. Returns (..., 2) px and (...) px per metre."""
         scale = self.focal / np.maximum(points[..., 2], 0.25)
         x = self.centre[0] + points[..., 0] * scale
         y = self.centre[1] + (self.height - points[..., 1]) * scale
@@ -31,7 +31,8 @@ class Camera:
 @dataclass(frozen=True)
 class Placed:
     """A body in front of the camera for S instants: points (S, 27, 3) in camera metres, and the axes of pelvis, trunk
-    and head (S, 3, 3), whose columns are left, up and forward there. The last instant is the exposure's middle."""
+    and head (S, 3, 3), whose columns are left, up and forward there. The last instant is the exposure's middle.
+    """
 
     points: Array
     pelvis: Array

@@ -17,7 +17,8 @@ OCCLUDER = 255  # the owner of label map pixels that something other than a pers
 @dataclass(frozen=True)
 class Layer:
     """One person or thing, averaged over the exposure: colour (h, w, 3) float32 premultiplied by coverage, and what it
-    leaves of the picture behind it, (h, w, 3) float32 in 0..1, at (left, top) px in the frame."""
+    leaves of the picture behind it, (h, w, 3) float32 in 0..1, at (left, top) px in the frame.
+    """
 
     colour: np.ndarray
     behind: np.ndarray
@@ -38,7 +39,8 @@ def paint_layer(
     instants: Sequence[Sequence[Polygon]], size: tuple[int, int], texture: float, seed: int, zoom: float
 ) -> Layer | None:
     """Average the instants' paintings. size: (height, width) px; texture: strength of brightness noise that moves with
-    the layer; seed: picks the noise; zoom: px per noise cell. None where nothing falls inside the frame."""
+    the layer; seed: picks the noise; zoom: px per noise cell. None where nothing falls inside the frame.
+    """
     height, width = size
     boxes = [box for polygons in instants if (box := extent(polygons)) is not None]
     if not boxes:

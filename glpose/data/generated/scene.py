@@ -66,7 +66,8 @@ class _Person:
 class _Air:
     """How a clip is lit and filmed: shutter (share of the frame interval), lens blur and noise (sigmas), JPEG quality,
     gain and tint (3,), direction of the light (2,), shadow strength, shake amplitude (px) with drift (px/s) and rates,
-    and defocus bursts (time s, length s, sigma px)."""
+    and defocus bursts (time s, length s, sigma px).
+    """
 
     shutter: float
     lens: float

@@ -42,7 +42,8 @@ KEYPOINTS = [
 @dataclass(frozen=True)
 class Body:
     """Bone lengths and half-widths in metres; `head` is the head's half (width, height, depth); `girth` is a factor
-    on every limb's thickness; `widths` and `depths` are the trunk's half-sizes at hip, waist, chest and shoulder."""
+    on every limb's thickness; `widths` and `depths` are the trunk's half-sizes at hip, waist, chest and shoulder.
+    """
 
     height: float
     upper_arm: float
@@ -65,7 +66,8 @@ class Body:
 @dataclass(frozen=True)
 class Posed:
     """Points (S, 27, 3) in the body frame for S instants, and the (S, 3, 3) axes of pelvis, trunk and head, whose
-    columns are left, up and forward."""
+    columns are left, up and forward.
+    """
 
     points: Array
     pelvis: Array

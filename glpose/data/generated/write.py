@@ -11,15 +11,10 @@ import cv2
 
 from glpose.data.generated.labels import FrameLabels
 from glpose.data.generated.scene import ClipOptions, render_clip
+from glpose.data.posetrack18 import NAMES
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
-# PoseTrack18's 17 names in its order; the ears are never annotated.
-NAMES = (
-    "nose", "head_bottom", "head_top", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
 SKELETON = [
     [16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10], [9, 11],
     [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7],

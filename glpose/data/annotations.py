@@ -1,0 +1,88 @@
+"""What an annotation file says of one video, whatever its format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glpose.keypoints import JointSet
+from store.errors import DataError
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """n annotated people of a video with F frames, in frame order.
+
+    frame_names: (F,) image names as the file spells them. image_ids: (F,) ids that box files may use. labelled: (F,)
+    bool. frame: (n,) int, 0-based. person: (n,) int track ids, -1 where missing. boxes: (n, 4) float xyxy, frame px,
+    not clipped. keypoints: (n, J, 3) float, flags 0 absent, 1 annotated but not visible, 2 visible.
+    """
+
+    joints: JointSet
+    frame_names: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    labelled: np.ndarray
+    frame: np.ndarray
+    person: np.ndarray
+    boxes: np.ndarray
+    keypoints: np.ndarray
+
+
+def read_annotation_json(path: Path) -> dict[str, Any]:
+    """Load a JSON object, plain or gzipped. DataError naming the file where that fails."""
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as handle:
+            data = json.load(handle)
+    except FileNotFoundError:
+        raise DataError(f"annotation file {path} does not exist") from None
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"annotation file {path} is not readable JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise DataError(f"annotation file {path} holds a {type(data).__name__}, not a PoseTrack annotation object")
+    return data
+
+
+def keypoint_boxes(keypoints: np.ndarray, margin: float) -> np.ndarray:
+    """(n, 4) xyxy extents of each person's annotated joints, widened by `margin` of each side; NaN without joints."""
+    boxes = np.full((len(keypoints), 4), np.nan)
+    for row, points in enumerate(keypoints):
+        annotated = points[points[:, 2] > 0, :2]
+        if len(annotated):
+            low, high = annotated.min(axis=0), annotated.max(axis=0)
+            grow = (high - low) * margin / 2
+            boxes[row] = [*(low - grow), *(high + grow)]
+    return boxes
+
+
+def assemble(
+    joints: JointSet,
+    frame_names: list[str],
+    image_ids: list[str],
+    labelled: list[bool],
+    people: list[tuple[int, int, np.ndarray, np.ndarray]],
+) -> Annotations:
+    """Sort people (frame, track id, box (4,), keypoints (J, 3)) by frame, keeping the file's order within one.
+
+    A person whose box is missing (NaN) gets the extent of its joints, widened by 30 %.
+    """
+    people = sorted(people, key=lambda entry: entry[0])
+    boxes = np.array([entry[2] for entry in people], np.float64).reshape(-1, 4)
+    keypoints = np.array([entry[3] for entry in people], np.float64).reshape(-1, len(joints), 3)
+    missing = np.isnan(boxes).any(axis=1)
+    boxes[missing] = keypoint_boxes(keypoints[missing], margin=0.3)
+    return Annotations(
+        joints=joints,
+        frame_names=tuple(frame_names),
+        image_ids=tuple(image_ids),
+        labelled=np.array(labelled, bool),
+        frame=np.array([entry[0] for entry in people], np.int64),
+        person=np.array([entry[1] for entry in people], np.int64),
+        boxes=boxes,
+        keypoints=keypoints,
+    )

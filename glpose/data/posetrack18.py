@@ -1,0 +1,79 @@
+"""PoseTrack18 annotation files (COCO-like JSON, one per video).
+
+| ours | PoseTrack18 |
+|---|---|
+| frame | position in `images` |
+| 15 joints | of the 17 in `categories`, by name; the ears, never annotated, are dropped |
+| flag 0 absent | exactly (0, 0, 0) |
+| flag 1 annotated, not visible | (x, y, 0) |
+| flag 2 visible | (x, y, v > 0) |
+| box | `bbox` (x, y, width, height); the joints' extent where it is missing |
+| labelled | `is_labeled`; where it is missing, whether the frame has annotations |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glpose.data.annotations import Annotations, assemble
+from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
+from store.errors import DataError
+
+# The 17 names of `categories`, in the files' order.
+NAMES = (
+    "nose", "head_bottom", "head_top", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+
+
+def parse(path: Path, data: dict[str, Any]) -> Annotations:
+    """Read one file's content. DataError, naming the file, for another PoseTrack version or anything malformed."""
+    if "annolist" in data:
+        raise DataError(f"{path} is a PoseTrack17 file (annolist), not PoseTrack18: set data.kind to posetrack17")
+    if missing := [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]:
+        raise DataError(f"{path} is not a PoseTrack18 file: it has no list {missing[0]!r}")
+    try:
+        return _parse(path, data)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is malformed: {type(error).__name__} {error}") from None
+
+
+def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """The same file, restricted to the frames [start, stop)."""
+    images = data["images"][start:stop]
+    ids = {image["id"] for image in images}
+    people = [person for person in data["annotations"] if person["image_id"] in ids]
+    return {**data, "images": images, "annotations": people}
+
+
+def _parse(path: Path, data: dict[str, Any]) -> Annotations:
+    images: list[dict[str, Any]] = data["images"]
+    frame_of = {image["id"]: frame for frame, image in enumerate(images)}
+    if len(frame_of) < len(images):
+        raise DataError(f"{path} is malformed: two images have the same id")
+    category = next((c for c in data["categories"] if c.get("name") == "person"), None)
+    if category is None:
+        raise DataError(f"{path} is malformed: it has no category 'person'")
+    order = POSETRACK.indices_of(category["keypoints"])
+    if absent := set(POSETRACK.joints) - set(category["keypoints"]):
+        raise DataError(f"{path} does not name the joint {sorted(absent)[0]!r}: is it a PoseTrack18 file?")
+    people = []
+    for person in data["annotations"]:
+        if person["image_id"] not in frame_of:
+            raise DataError(f"{path} is malformed: an annotation names the unknown image {person['image_id']}")
+        points = np.asarray(person["keypoints"], np.float64).reshape(len(order), 3)
+        keypoints = np.zeros((len(POSETRACK), 3))
+        for source, target in enumerate(order):
+            if target is not None and points[source].any():
+                keypoints[target] = [*points[source, :2], VISIBLE if points[source, 2] > 0 else HIDDEN]
+        x, y, width, height = person.get("bbox") or [np.nan] * 4
+        box = np.array([x, y, x + width, y + height], np.float64)
+        people.append((frame_of[person["image_id"]], int(person.get("track_id", -1)), box, keypoints))
+    annotated = {frame for frame, *_ in people}
+    labelled = [bool(image.get("is_labeled", frame in annotated)) for frame, image in enumerate(images)]
+    ids = [str(image["id"]) for image in images]
+    return assemble(POSETRACK, [image["file_name"] for image in images], ids, labelled, people)

@@ -1,0 +1,92 @@
+"""Poses drawn over frames: an overlay video and a contact sheet that a person can look at."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from glpose.keypoints import JointSet
+from store.errors import DataError
+
+LABEL = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def person_colour(person: int) -> tuple[int, int, int]:
+    """A BGR colour for a person number, far from its neighbours' (golden-ratio hues)."""
+    red, green, blue = colorsys.hsv_to_rgb((person * 0.61803) % 1, 0.75, 1.0)
+    return int(255 * blue), int(255 * green), int(255 * red)
+
+
+def draw_poses(
+    frame: np.ndarray, poses: np.ndarray, people: np.ndarray, joints: JointSet, least_score: float
+) -> np.ndarray:
+    """A copy of a BGR frame with limbs and joints; joints below `least_score` are left out, weak ones drawn thin.
+
+    poses: (n, J, 3) x, y in frame px, score. people: (n,) numbers that choose the colours.
+    """
+    out = frame.copy()
+    scale = max(1, round(frame.shape[0] / 400))
+    for pose, person in zip(poses, people, strict=True):
+        colour = person_colour(int(person))
+        drawn = pose[:, 2] >= least_score
+        for a, b in joints.limbs:
+            if drawn[a] and drawn[b]:
+                cv2.line(out, _pixel(pose[a]), _pixel(pose[b]), colour, 2 * scale, cv2.LINE_AA)
+        for joint in np.flatnonzero(drawn):
+            cv2.circle(out, _pixel(pose[joint]), 2 * scale + 1, colour, -1, cv2.LINE_AA)
+            cv2.circle(out, _pixel(pose[joint]), 2 * scale + 1, (255, 255, 255), scale, cv2.LINE_AA)
+    return out
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write BGR frames of one size as an MP4. DataError where OpenCV cannot."""
+    writer: cv2.VideoWriter | None = None
+    try:
+        for frame in frames:
+            if writer is None:
+                height, width = frame.shape[:2]
+                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+                if not writer.isOpened():
+                    raise DataError(f"{path} cannot be written as an MP4 by this OpenCV; set eval.overlay=false")
+            writer.write(frame)
+    finally:
+        if writer is not None:
+            writer.release()
+
+
+def write_image(path: Path, picture: np.ndarray) -> None:
+    """Write one BGR picture. DataError where OpenCV cannot."""
+    if not cv2.imwrite(str(path), picture):
+        raise DataError(f"{path} cannot be written as an image")
+
+
+def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], tile_width: int) -> np.ndarray:
+    """Labelled rows of pictures, each scaled to `tile_width`; rows may differ in length."""
+    strips = []
+    for label, pictures in rows:
+        tiles = [_fit(picture, tile_width) for picture in pictures]
+        height = max(tile.shape[0] for tile in tiles)
+        strip = np.hstack([_pad(tile, height, tile.shape[1]) for tile in tiles])
+        bar = np.full((22, strip.shape[1], 3), 32, np.uint8)
+        cv2.putText(bar, label, (6, 16), LABEL, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        strips.append(np.vstack([bar, strip]))
+    width = max(strip.shape[1] for strip in strips)
+    return np.vstack([_pad(strip, strip.shape[0], width) for strip in strips])
+
+
+def _fit(picture: np.ndarray, width: int) -> np.ndarray:
+    height = round(picture.shape[0] * width / picture.shape[1])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _pad(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+    return np.pad(picture, missing)
+
+
+def _pixel(point: np.ndarray) -> tuple[int, int]:
+    return round(float(point[0])), round(float(point[1]))

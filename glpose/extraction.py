@@ -1,0 +1,157 @@
+"""Backbone features of one video's proposals: each frame decoded once, each crop computed once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from glpose.data.video import FrameSource
+from glpose.geometry import MEAN, STD, crop_affine, crop_frame, normalise_crops, warp_crop
+from glpose.heatmaps import STRIDE
+from glpose.models.checkpoints import feature_tensors, load_hrnet, tensors_digest
+from glpose.models.hrnet import HRNet, fold_batch_norm
+from glpose.options import ExtractOptions
+from store.errors import DataError
+from store.record import fingerprint
+from store.schema import FeatureSchema
+
+VERSION = 1  # bump when the stored numbers change; part of the feature-space id
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An HRNet ready to extract on one device. space: the feature-space id, see `load_backbone`."""
+
+    net: HRNet
+    name: str
+    space: str
+    device: torch.device
+
+
+def load_backbone(options: ExtractOptions, device: torch.device) -> Backbone:
+    """Load the checkpoint for extraction: eval mode, batch norms folded, channels-last.
+
+    The feature-space id covers everything that features depend on but the images: tensors, cut, crop size and scale,
+    normalisation, code version. Heads trained in one space do not fit another. CheckpointError where loading fails.
+    """
+    hrnet = load_hrnet(options.checkpoint, width=options.width)
+    space = fingerprint(
+        {
+            "tensors": tensors_digest(feature_tensors(hrnet)),
+            "cut": "stage3.branch0",
+            "crop_size": list(options.crop_size),
+            "crop_scale": options.crop_scale,
+            "normalisation": [MEAN.tolist(), STD.tolist()],
+            "version": VERSION,
+        }
+    )
+    net = fold_batch_norm(hrnet).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return Backbone(net, f"hrnet_w{hrnet.width}", space, device)
+
+
+def feature_schema(options: ExtractOptions, backbone: Backbone) -> FeatureSchema:
+    """How features of this backbone are stored under these options."""
+    height, width = options.crop_size
+    return FeatureSchema(
+        channels=backbone.net.width,
+        height=height // STRIDE,
+        width=width // STRIDE,
+        stride=STRIDE,
+        offsets=local_offsets(options.k),
+        dtype=options.dtype,
+        codec=options.codec,
+        backbone=backbone.name,
+        space=backbone.space,
+    )
+
+
+def local_offsets(k: int) -> tuple[int, ...]:
+    """Offsets of the local frames: -k .. -1, 1 .. k."""
+    return tuple(offset for offset in range(-k, k + 1) if offset)
+
+
+def source_frames(frames: np.ndarray, length: int, k: int, edge: str) -> np.ndarray:
+    """(P, 1 + 2k) frame that each map is cropped from: the key frame, then t + offset for every local offset.
+
+    Past the clip's edge: the key frame again (`repeat_key`), or the clip's first or last frame (`clamp`).
+    """
+    wanted = frames[:, None] + np.array([0, *local_offsets(k)])
+    if edge == "clamp":
+        return np.clip(wanted, 0, length - 1)
+    return np.where((wanted >= 0) & (wanted < length), wanted, frames[:, None])
+
+
+def extract_video(
+    video: str,
+    source: FrameSource,
+    frames: np.ndarray,
+    boxes: np.ndarray,
+    backbone: Backbone,
+    options: ExtractOptions,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, proposal by proposal, key maps (1, C, H, W) and local maps (1, 2k, C, H, W), float32.
+
+    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame. Memory
+    is bounded by the proposals of 2k + 1 frames and a batch. DataError where a frame cannot be read or a feature is not
+    finite.
+    """
+    affines = [crop_affine(crop_frame(box, options.crop_size, options.crop_scale), options.crop_size) for box in boxes]
+    sources = source_frames(frames, len(source.names), options.k, options.edge)
+    maps: dict[int, np.ndarray] = {}  # proposal -> (1 + 2k, C, H, W), until every slot is filled
+    missing: dict[int, int] = {}
+    done = 0
+    for jobs, crops in _batches(source, sources, affines, options, batch_size):
+        features = _features(backbone, crops)
+        for (proposal, slots), feature in zip(jobs, features, strict=True):
+            if not np.isfinite(feature).all():
+                raise DataError(
+                    f"video {video!r}: the features of proposal {proposal} are not finite; is the checkpoint sound?"
+                )
+            if proposal not in maps:
+                maps[proposal] = np.empty((sources.shape[1], *feature.shape), np.float32)
+                missing[proposal] = sources.shape[1]
+            maps[proposal][slots] = feature
+            missing[proposal] -= len(slots)
+        while missing.get(done) == 0:
+            del missing[done]
+            complete = maps.pop(done)
+            yield complete[:1], complete[None, 1:]
+            done += 1
+
+
+def _batches(
+    source: FrameSource, sources: np.ndarray, affines: list[np.ndarray], options: ExtractOptions, batch_size: int
+) -> Iterator[tuple[list[tuple[int, np.ndarray]], np.ndarray]]:
+    """Batches of (proposal, slots that its crop fills) and crops (b, h, w, 3) uint8 BGR, frame by frame."""
+    proposals_at = defaultdict(list)
+    for proposal, row in enumerate(sources):
+        for frame in np.unique(row):
+            proposals_at[int(frame)].append(proposal)
+    jobs: list[tuple[int, np.ndarray]] = []
+    crops: list[np.ndarray] = []
+    for frame, image in source.read(proposals_at):
+        for proposal in proposals_at[frame]:
+            jobs.append((proposal, np.flatnonzero(sources[proposal] == frame)))
+            crops.append(warp_crop(image, affines[proposal], options.crop_size))
+            if len(jobs) == batch_size:
+                yield jobs, np.stack(crops)
+                jobs, crops = [], []
+    if jobs:
+        yield jobs, np.stack(crops)
+
+
+def _features(backbone: Backbone, crops: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        images = torch.from_numpy(normalise_crops(crops)).to(backbone.device)
+        return backbone.net.features(images).float().contiguous().cpu().numpy()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters())

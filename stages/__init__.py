@@ -1,0 +1,1 @@
+"""Staged jobs around the method: command line, configuration, records, re-runs."""

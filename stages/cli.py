@@ -1,0 +1,177 @@
+"""`glpose-stage`: the command line. Heavy imports stand inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from stages.stage import Context
+
+# Set before torch is loaded: idle OpenMP threads then sleep instead of spinning, 3.5-4.5 times faster on shared cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="GLPose: human poses in video from precomputed features. `glpose-stage run -p demo` shows the whole way.",
+)
+
+Pipeline = Annotated[str, typer.Option("-p", "--pipeline", help="Name of a pipeline in pipelines.yaml.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Another pipelines.yaml.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one option, such as index.n=4; repeatable."),
+]
+Videos = Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")]
+Force = Annotated[bool, typer.Option("--force", help="Make anew what was made with other parameters.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Print what would run, and stop.")]
+
+
+@app.command()
+def run(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+) -> None:
+    """Run all stages of a pipeline; what is done already is skipped."""
+    context = _context(pipeline, config, settings, videos)
+    from rich.console import Console
+
+    from stages.run import plan_lines, run_pipeline, stages_of
+
+    if plan:
+        return _print(plan_lines(stages_of(context.config), context))
+    run_pipeline(context, Console(), force=force)
+
+
+def _stage_command(name: str, summary: str) -> None:
+    def command(
+        pipeline: Pipeline,
+        config: Config = None,
+        settings: Settings = None,
+        videos: Videos = "*",
+        force: Force = False,
+        plan: Plan = False,
+    ) -> None:
+        context = _context(pipeline, config, settings, videos)
+        from rich.console import Console
+
+        from stages.run import STAGES, plan_lines, run_stage
+
+        if plan:
+            return _print(plan_lines([STAGES[name]], context))
+        run_stage(STAGES[name], context, Console(), force=force)
+
+    app.command(name, help=summary)(command)
+
+
+_stage_command("render", "Render the clips of a pipeline with generated data.")
+_stage_command("detect", "Find the person boxes of every video.")
+_stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
+_stage_command("index", "Find every person's most similar references in the video.")
+_stage_command("train", "Train the heads on stored features.")
+_stage_command("eval", "Score the evaluation split; write predictions and pictures.")
+
+
+@app.command()
+def pretrain(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
+    config: Config = None,
+    settings: Settings = None,
+) -> None:
+    """Train a single-frame HRNet on generated frames: how the weights that ship as `demo` were made."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.pretrain import pretrain as pretrain_stage
+
+    pretrain_stage(context.config, out, Console())
+
+
+@app.command()
+def status(pipeline: Pipeline, config: Config = None, settings: Settings = None, videos: Videos = "*") -> None:
+    """Say what is done, what is missing, and what the next run would do."""
+    context = _context(pipeline, config, settings, videos)
+    from stages.run import plan_lines, stages_of
+
+    _print([f"{pipeline} in {context.config.work}", *plan_lines(stages_of(context.config), context)])
+
+
+@app.command("config")
+def show_config(pipeline: Pipeline, config: Config = None, settings: Settings = None) -> None:
+    """Print every option of a pipeline as it stands, with its meaning."""
+    from stages.config import flat
+
+    for key, value, meaning in flat(_context(pipeline, config, settings, "*").config):
+        typer.echo(f"{key} = {value}" + (f"    # {meaning}" if meaning else ""))
+
+
+@app.command()
+def score(
+    gt: Annotated[Path, typer.Option("--gt", help="Folder of PoseTrack ground-truth files.")],
+    pred: Annotated[Path, typer.Option("--pred", help="Folder of prediction files of the same names.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there as well.")] = None,
+    joints: Annotated[str, typer.Option(help="annotated (as poseval) or visible.")] = "annotated",
+) -> None:
+    """Score any PoseTrack predictions against any PoseTrack ground truth, as poseval does."""
+    from glpose.metrics.posetrack import evaluate, format_table
+    from store.errors import ConfigError
+
+    if joints not in ("annotated", "visible"):
+        raise ConfigError(f"--joints is annotated or visible, not {joints!r}")
+    result = evaluate(gt, pred, joints=joints)
+    for problem in result.problems:
+        typer.echo(f"note: {problem}", err=True)
+    typer.echo(f"AP, percent; {result.videos} videos, {result.frames} frames with people; joints: {joints}")
+    typer.echo(format_table({pred.name: result}, details=True))
+    if json_file is not None:
+        from store.atomic import write_json
+
+        write_json(json_file, result.as_json())
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        from store.errors import ConfigError, GLPoseError  # here, as the store's own imports take half a second
+
+        if not isinstance(error, GLPoseError):
+            raise
+        _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+
+
+def _context(pipeline: str, config: Path | None, settings: list[str] | None, videos: str) -> Context:
+    from stages.config import find_config, load_pipeline
+
+    loaded = load_pipeline(find_config(config), pipeline, settings or [])
+    from stages.stage import Context
+
+    return Context(loaded, videos)
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

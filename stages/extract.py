@@ -1,0 +1,76 @@
+"""extract: backbone features of every proposal and of its box in the neighbouring frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glpose.data.dataset import open_video
+from glpose.extraction import VERSION, Backbone, extract_video, feature_schema, load_backbone
+from glpose.models.checkpoints import resolve_checkpoint
+from stages.config import PipelineConfig
+from stages.runtime import choose_device
+from stages.stage import Context, Stage, video_units
+from store.errors import DataError
+from store.features import FeatureWriter
+from store.folder import Attempt
+from store.record import file_digest, fingerprint
+from store.tables import BOX, merge_tables, read_table, write_table
+
+
+def parameters(config: PipelineConfig) -> dict[str, Any]:
+    """All options; the checkpoint by its contents."""
+    options = config.extract.model_dump(mode="json", exclude={"checkpoint", "width"})
+    return {**options, "checkpoint": file_digest(resolve_checkpoint(config.extract.checkpoint))}
+
+
+def inputs(context: Context, unit: str) -> str:
+    """Digest of the video's proposals and frames."""
+    return fingerprint([context.commit("detect", unit).digest, open_video(context.video(unit)).frames.fingerprint()])
+
+
+def prepare(context: Context) -> Backbone:
+    """Load the backbone, once."""
+    return load_backbone(context.config.extract, choose_device(context.config.runtime))
+
+
+def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str:
+    """Write one video's features, and its proposals table beside them."""
+    options = context.config.extract
+    video = open_video(context.video(unit))
+    table = read_table(context.output("detect", unit), "proposals")
+    frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
+    maps = extract_video(unit, video.frames, frames, boxes, shared, options, context.config.runtime.batch_size)
+    proposal = 0
+    with FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer:
+        for proposal, (key, local) in enumerate(maps):
+            try:
+                writer.append(key, local)
+            except ValueError as error:
+                raise DataError(f"video {unit!r}, proposal {proposal}: {error}") from None
+    write_table(attempt.path, "proposals", table)
+    attempt.meta = {"proposals": len(table), "space": shared.space, "backbone": shared.name}
+    return ""
+
+
+def finish(context: Context) -> list[str]:
+    """Merge the tables; say how much is stored."""
+    folder = context.folder("extract")
+    record = folder.record_in_force()
+    commits = folder.commits(record) if record else {}
+    merge_tables(folder, commits, "proposals")
+    total, size = sum(c.meta["proposals"] for c in commits.values()), sum(c.bytes for c in commits.values())
+    maps = total * (1 + 2 * context.config.extract.k)
+    return [f"  features of {total} proposals ({maps} maps) in {len(commits)} videos, {size / 1e6:.1f} MB"]
+
+
+STAGE = Stage(
+    name="extract",
+    version=VERSION,
+    after=lambda config: ("detect",),
+    parameters=parameters,
+    units=video_units,
+    inputs=inputs,
+    prepare=prepare,
+    make=make,
+    finish=finish,
+)

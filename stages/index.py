@@ -1,0 +1,133 @@
+"""index: a FAISS index of every video's embeddings, and each proposal's most similar references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from glpose.options import IndexOptions
+from glpose.retrieval import Neighbours, comparable, draw_pools, hubness, rank_all, rank_pools, softmax_entropy
+from stages.config import PipelineConfig
+from stages.stage import Context, Stage, nothing, video_units
+from store.features import VideoFeatures
+from store.folder import Attempt
+from store.index import build_index, write_index
+from store.record import fingerprint
+from store.tables import merge_tables, read_table, read_tables, write_table
+
+VERSION = 1
+
+
+def parameters(config: PipelineConfig) -> dict[str, Any]:
+    """All options."""
+    return config.index.model_dump(mode="json")
+
+
+def inputs(context: Context, unit: str) -> str:
+    """Digest of the video's features and proposals."""
+    return fingerprint(context.commit("extract", unit).digest)
+
+
+def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
+    """Write one video's index and neighbours table."""
+    options = context.config.index
+    folder = context.output("extract", unit)
+    table = read_table(folder, "proposals")
+    embeddings = comparable(VideoFeatures(folder, unit).embedding[:, 0], options.similarity)
+    write_index(attempt.path, build_index(embeddings))
+    found = find_neighbours(unit, table, embeddings, options)
+    write_table(attempt.path, "neighbours", _long_table(unit, found))
+    lacking = int((found.rows < 0).any(axis=1).sum())
+    attempt.meta = {
+        "proposals": len(table),
+        "fewer_than_n": lacking,
+        "softmax_entropy": _number(softmax_entropy(found.similarity)),
+        "hubness": _number(hubness(found.rows)),
+    }
+    return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
+
+
+def find_neighbours(video: str, table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions) -> Neighbours:
+    """References of every proposal of a video, from its own split alone; pools as evaluation uses them (epoch 0)."""
+    found = Neighbours(
+        np.full((len(table), options.n), -1, np.int64), np.full((len(table), options.n), -np.inf, np.float32)
+    )
+    frames, scores = table["frame"].to_numpy(), table["score"].to_numpy()
+    for split in sorted(table["split"].unique()):
+        rows = np.flatnonzero((table["split"] == split).to_numpy())
+        eligible = rows[scores[rows] >= options.min_score]
+        window = options.exclude_window
+        if options.pool == "all":
+            ranked = rank_all(embeddings, frames, rows, eligible, options.n, window)
+        else:
+            pools = draw_pools(video, frames, rows, eligible, options.pool, window, options.seed, epoch=0)
+            ranked = rank_pools(embeddings, rows, pools, options.n)
+        found.rows[rows], found.similarity[rows] = ranked.rows, ranked.similarity
+    return found
+
+
+def load_neighbours(context: Context, videos: list[str]) -> dict[str, Neighbours]:
+    """What `make` wrote, as arrays again, by video."""
+    folder, n = context.folder("index"), context.config.index.n
+    commits = {video: context.commit("index", video) for video in videos}
+    out = {}
+    for video, table in read_tables(folder, commits, "neighbours").groupby("video"):
+        count = commits[str(video)].meta["proposals"]
+        rows, similarity = np.full((count, n), -1, np.int64), np.full((count, n), -np.inf, np.float32)
+        where = (table["proposal"].to_numpy(), table["rank"].to_numpy())
+        rows[where], similarity[where] = table["reference"], table["similarity"]
+        out[str(video)] = Neighbours(rows, similarity)
+    for video in videos:  # a video without any reference has no row in the table
+        count = commits[video].meta["proposals"]
+        empty = Neighbours(np.full((count, n), -1, np.int64), np.full((count, n), -np.inf, np.float32))
+        out.setdefault(video, empty)
+    return out
+
+
+def finish(context: Context) -> list[str]:
+    """Merge the tables; say how even the softmax weights and the citations are."""
+    folder = context.folder("index")
+    record = folder.record_in_force()
+    commits = folder.commits(record) if record else {}
+    merge_tables(folder, commits, "neighbours")
+    entropies = [c.meta["softmax_entropy"] for c in commits.values() if c.meta["softmax_entropy"] is not None]
+    hubs = [c.meta["hubness"] for c in commits.values() if c.meta["hubness"] is not None]
+    if not entropies:
+        return []
+    n = context.config.index.n
+    return [
+        f"  softmax entropy {np.mean(entropies):.2f} nats (even weights over {n}: {np.log(n):.2f}); "
+        f"the most-cited tenth of the proposals gets {100 * np.mean(hubs):.0f} % of the citations"
+    ]
+
+
+def _long_table(video: str, found: Neighbours) -> pd.DataFrame:
+    proposal, rank = np.nonzero(found.rows >= 0)
+    return pd.DataFrame(
+        {
+            "video": video,
+            "proposal": proposal,
+            "rank": rank,
+            "reference": found.rows[proposal, rank],
+            "similarity": found.similarity[proposal, rank],
+        }
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+STAGE = Stage(
+    name="index",
+    version=VERSION,
+    after=lambda config: ("extract",),
+    parameters=parameters,
+    units=video_units,
+    inputs=inputs,
+    prepare=nothing,
+    make=make,
+    finish=finish,
+)

@@ -1,0 +1,60 @@
+"""render: procedural clips with exact labels, for pipelines without data of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glpose.data.generated import ClipOptions, write_clip
+from glpose.options import GeneratedData
+from stages.config import PipelineConfig
+from stages.stage import Context, Stage, no_lines, nothing
+from store.errors import ConfigError
+from store.folder import Attempt
+from store.record import fingerprint
+
+VERSION = 1
+EVAL_SEED = 1_000_000  # added to the seed, so that more training clips never become evaluation clips
+
+
+def parameters(config: PipelineConfig) -> dict[str, Any]:
+    """What the pixels depend on; the number of clips only says how many units there are."""
+    return _options(config).model_dump(mode="json", exclude={"kind", "train_clips", "eval_clips"})
+
+
+def units(context: Context, everything: bool) -> list[str]:
+    """Names of the clips; all of them in every run, as they are the videos that a pattern chooses from."""
+    data = _options(context.config)
+    train = [f"{clip:06d}_generated_train" for clip in range(data.train_clips)]
+    return train + [f"{clip:06d}_generated_eval" for clip in range(data.eval_clips)]
+
+
+def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
+    """Write one clip's frames and annotation in PoseTrack18's form."""
+    data = _options(context.config)
+    options = ClipOptions(
+        height=data.height, width=data.width, frames=data.frames, people=data.people, occluders=data.occluders
+    )
+    number, _, split = unit.split("_")
+    seed = data.seed + (EVAL_SEED if split == "eval" else 0)
+    write_clip(attempt.path, split, unit, options, seed, int(number))
+    attempt.meta = {"split": split, "frames": data.frames}
+    return ""
+
+
+def _options(config: PipelineConfig) -> GeneratedData:
+    if not isinstance(config.data, GeneratedData):
+        raise ConfigError(f"pipeline {config.name!r} has data of kind {config.data.kind!r}: there is nothing to render")
+    return config.data
+
+
+STAGE = Stage(
+    name="render",
+    version=VERSION,
+    after=lambda config: (),
+    parameters=parameters,
+    units=units,
+    inputs=lambda context, unit: fingerprint(unit),
+    prepare=nothing,
+    make=make,
+    finish=no_lines,
+)

@@ -1,0 +1,215 @@
+"""Running stages: what is done is skipped, what is missing is made, what was made otherwise is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stages import detect, evaluate, extract, index, render, train
+from stages.config import PipelineConfig
+from stages.stage import Context, Stage
+from store.atomic import publish_if_absent, read_json
+from store.errors import AlreadyCommitted, DiskFull, GLPoseError, NotCommitted, RecordMismatch, StoreError
+from store.folder import Commit
+from store.record import Record, canonical_json, difference, fingerprint, make_record
+
+STAGES: dict[str, Stage] = {
+    "render": render.STAGE,
+    "detect": detect.STAGE,
+    "extract": extract.STAGE,
+    "index": index.STAGE,
+    "train": train.STAGE,
+    "eval": evaluate.STAGE,
+}
+
+
+class UnitsFailed(GLPoseError):
+    """Some units of a stage failed; the others are finished and stay."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a stage has and what it lacks. stale: finished, but from inputs that have changed since."""
+
+    record: Record
+    in_force: Record | None
+    done: dict[str, Commit]
+    missing: list[str]
+    stale: dict[str, Commit]
+    inputs: dict[str, str] = field(repr=False, default_factory=dict)
+
+    @property
+    def todo(self) -> list[str]:
+        """Units to make, in order."""
+        return sorted([*self.missing, *self.stale])
+
+    @property
+    def changes(self) -> list[str]:
+        """Lines on how the record in force differs from the one asked for."""
+        return [] if self.in_force is None else difference(self.in_force, self.record)
+
+
+def stages_of(config: PipelineConfig) -> list[Stage]:
+    """The stages of a pipeline in order; those that it needs."""
+    needed = [stage for stage in STAGES.values() if stage.name != "render" or config.data.kind == "generated"]
+    # without a training split there are no heads to train or evaluate
+    return [s for s in needed if s.name not in ("train", "eval") or config.data.kind != "folder"]
+
+
+def expected_record(stage: Stage, config: PipelineConfig) -> Record:
+    """The record that this configuration asks for."""
+    after = {name: expected_record(STAGES[name], config) for name in stage.after(config)}
+    return make_record(stage.name, stage.version, stage.parameters(config), after)
+
+
+def survey(stage: Stage, context: Context) -> Survey:
+    """Compare what a stage has on disk with what this run asks for. NotCommitted where a stage before is not finished,
+    RecordMismatch where it was run with other parameters.
+    """
+    record = expected_record(stage, context.config)
+    for name in stage.after(context.config):
+        before = context.folder(name).record_in_force()
+        if before is None:
+            raise NotCommitted(
+                f"{stage.name} needs {name}, which has not run: glpose-stage {name} -p {context.config.name}"
+            )
+        if changes := difference(before, record["after"][name]):
+            raise RecordMismatch(_refusal(name, context, changes))
+    folder = context.folder(stage.name)
+    commits = folder.commits(record)
+    inputs = {unit: stage.inputs(context, unit) for unit in stage.units(context, False)}
+    return Survey(
+        record=record,
+        in_force=folder.record_in_force(),
+        done={unit: commits[unit] for unit in inputs if unit in commits and commits[unit].inputs == inputs[unit]},
+        missing=[unit for unit in inputs if unit not in commits],
+        stale={unit: commits[unit] for unit in inputs if unit in commits and commits[unit].inputs != inputs[unit]},
+        inputs=inputs,
+    )
+
+
+def run_stage(stage: Stage, context: Context, console: Console, *, force: bool = False) -> None:
+    """Make a stage's missing units. RecordMismatch if it was run with other parameters and `force` is not given;
+    UnitsFailed at the end if a unit could not be made.
+    """
+    claim_folder(context)
+    found = survey(stage, context)
+    if found.changes and not force:
+        raise RecordMismatch(_refusal(stage.name, context, found.changes))
+    folder = context.folder(stage.name)
+    folder.begin(found.record)
+    _tell(console, stage, found)
+    failures = _make_units(stage, context, found, console) if found.todo else {}
+
+    commits = folder.commits(found.record)
+    everything = stage.units(context, True)
+    missing = [unit for unit in everything if unit not in commits]
+    if found.changes and missing:
+        console.print(
+            f"  {len(everything) - len(missing)} of {len(everything)} done with the new parameters; the old outputs "
+            "stay in force until all are"
+        )
+    elif found.changes and found.in_force is not None:
+        folder.put_in_force(found.record, expected=found.in_force)
+    if failures:
+        lines = [f"  {unit}: {reason}" for unit, reason in failures.items()]
+        raise UnitsFailed(
+            "\n".join([f"{stage.name}: {len(failures)} of {len(found.todo)} failed, the others are finished:", *lines])
+        )
+    if not missing or not found.changes:
+        folder.link_latest(found.record)
+        for line in stage.finish(context):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def run_pipeline(context: Context, console: Console, *, force: bool = False) -> None:
+    """Run all stages of a pipeline in order."""
+    for stage in stages_of(context.config):
+        # videos are listed anew for every stage: render brings them into being
+        run_stage(stage, Context(context.config, context.pattern), console, force=force)
+
+
+def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
+    """What would run, stage by stage, without running it."""
+    lines = []
+    for stage in stages:
+        try:
+            found = survey(stage, context)
+        except (NotCommitted, RecordMismatch) as error:
+            lines.append(f"{stage.name:8} waits: {str(error).splitlines()[0]}")
+            continue
+        changed = f", made with other parameters ({'; '.join(found.changes)}): needs --force" if found.changes else ""
+        stale = f", {len(found.stale)} from changed inputs" if found.stale else ""
+        todo = ", ".join(found.todo[:4]) + (" ..." if len(found.todo) > 4 else "")
+        lines.append(
+            f"{stage.name:8} {len(found.done)} done, {len(found.todo)} to do{stale}{changed}"
+            + (f": {todo}" if todo else "")
+        )
+    return lines
+
+
+def claim_folder(context: Context) -> None:
+    """Mark the work folder as this pipeline's. StoreError if it belongs to another, or holds other people's files."""
+    work, name = context.config.work, context.config.name
+    owner = work / "pipeline.json"
+    if work.is_dir() and not owner.exists() and any(work.iterdir()):
+        raise StoreError(f"{work} is not empty and not a glpose work folder: choose another with --set work=DIR")
+    publish_if_absent(owner, canonical_json({"pipeline": name}) + "\n")
+    if (other := read_json(owner).get("pipeline")) != name:
+        raise StoreError(
+            f"{work} holds the outputs of pipeline {other!r}, not {name!r}: choose another folder with --set work=DIR"
+        )
+
+
+def _make_units(stage: Stage, context: Context, found: Survey, console: Console) -> dict[str, str]:
+    """Make what is to do; reasons of what failed, by unit."""
+    folder = context.folder(stage.name)
+    shared = stage.prepare(context)
+    failures: dict[str, str] = {}
+    columns = [
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(stage.name, total=len(found.todo))
+        for unit in found.todo:
+            progress.update(task, description=f"{stage.name} {unit}")
+            stale = found.stale.get(unit)
+            try:
+                with folder.writing(found.record, unit, found.inputs[unit], replace=stale) as attempt:
+                    line = stage.make(context, shared, unit, attempt)
+                if line:
+                    progress.console.print(f"  {unit}: {line}", highlight=False, soft_wrap=True)
+            except AlreadyCommitted as other:
+                progress.console.print(f"  {other}; kept that one", highlight=False)
+            except DiskFull:
+                raise
+            except GLPoseError as error:
+                failures[unit] = str(error)
+            progress.advance(task)
+    return failures
+
+
+def _tell(console: Console, stage: Stage, found: Survey) -> None:
+    stale = f" ({len(found.stale)} of them because their inputs changed)" if found.stale else ""
+    console.print(
+        f"[bold]{stage.name}[/bold] {len(found.done)} done, {len(found.todo)} to do{stale}"
+        f"  [dim]{fingerprint(found.record)[:12]}[/dim]",
+        highlight=False,
+    )
+    for line in found.changes:
+        console.print(f"  {line}", highlight=False)
+
+
+def _refusal(stage: str, context: Context, changes: list[str]) -> str:
+    lines = "\n  ".join(changes)
+    return (
+        f"{stage} in {context.config.work} was run with other parameters:\n  {lines}\n"
+        f"--force makes it anew with the new ones (the old outputs stay until all are done); --set work=DIR keeps both"
+    )

@@ -1,0 +1,104 @@
+"""What a stage is: a name, a code version, its parameters, its units, and a function that makes one unit."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glpose.data.dataset import VideoRef, list_videos
+from glpose.options import GeneratedData
+from stages.config import PipelineConfig
+from store.errors import NotCommitted, StoreError
+from store.folder import Attempt, Commit, StageFolder
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of one pipeline: its configuration, where its outputs lie, which videos it is about."""
+
+    config: PipelineConfig
+    pattern: str = "*"  # shell pattern of video names (--videos)
+
+    def folder(self, stage: str) -> StageFolder:
+        """Outputs of a stage."""
+        return StageFolder(self.config.work / stage)
+
+    @cached_property
+    def all_videos(self) -> list[VideoRef]:
+        """Every video of the pipeline's data set; for generated data, those that `render` has written."""
+        data = self.config.data
+        return _rendered(self.folder("render")) if isinstance(data, GeneratedData) else list_videos(data)
+
+    @property
+    def videos(self) -> list[VideoRef]:
+        """The videos that this run is about."""
+        return [ref for ref in self.all_videos if fnmatch.fnmatch(ref.name, self.pattern)]
+
+    def video(self, name: str) -> VideoRef:
+        """One video by its name."""
+        return next(ref for ref in self.all_videos if ref.name == name)
+
+    def commit(self, stage: str, unit: str) -> Commit:
+        """What a stage before has made of a unit. NotCommitted if it has not."""
+        record = self.folder(stage).record_in_force()
+        if record is None:
+            raise NotCommitted(f"{stage} has not run yet for pipeline {self.config.name!r}")
+        return self.folder(stage).commit_of(record, unit)
+
+    def output(self, stage: str, unit: str) -> Path:
+        """Folder of what a stage before has made of a unit. NotCommitted if it has not."""
+        return self.folder(stage).attempt_path(self.commit(stage, unit))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A staged job. Bump `version` when what it writes changes.
+
+    after: the stages that it reads. parameters: the options that change its results, as plain data (digests in place of
+    files). units: names of the units of all videos, or of those of this run. inputs: digest of what one unit is made
+    from. prepare: what all units share, made once (a loaded network). make: fill one attempt; returns one line to tell,
+    or "". finish: after all units, returns lines to print.
+    """
+
+    name: str
+    version: int
+    after: Callable[[PipelineConfig], tuple[str, ...]]
+    parameters: Callable[[PipelineConfig], dict[str, Any]]
+    units: Callable[[Context, bool], list[str]]
+    inputs: Callable[[Context, str], str]
+    prepare: Callable[[Context], Any]
+    make: Callable[[Context, Any, str, Attempt], str]
+    finish: Callable[[Context], list[str]]
+
+
+def video_units(context: Context, everything: bool) -> list[str]:
+    """One unit per video."""
+    return [ref.name for ref in (context.all_videos if everything else context.videos)]
+
+
+def nothing(_: Context) -> None:
+    """For stages that share nothing between units."""
+
+
+def no_lines(_: Context) -> list[str]:
+    """For stages with nothing to tell at the end."""
+    return []
+
+
+def _rendered(folder: StageFolder) -> list[VideoRef]:
+    record = folder.record_in_force()
+    if record is None:
+        raise NotCommitted("render has not run yet: its clips are this pipeline's videos")
+    refs = []
+    for name, commit in sorted(folder.commits(record).items()):
+        split = commit.meta["split"]
+        root = folder.attempt_path(commit)
+        path = root / "annotations" / split / f"{name}.json"
+        refs.append(VideoRef(name, "posetrack18", path, root, {split: (0, None)}))
+    if not refs:
+        raise StoreError("render has written no clips: raise data.train_clips or data.eval_clips")
+    return refs

@@ -1,0 +1,117 @@
+"""train: the heads, on stored features of the training split held on the device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import store
+from glpose.data.resident import ResidentFeatures, load_resident
+from glpose.keypoints import POSETRACK
+from glpose.models.checkpoints import save_checkpoint
+from glpose.models.glpose import single_frame
+from glpose.options import HeadOptions
+from glpose.training import References, stored_references, train_heads
+from stages.config import PipelineConfig
+from stages.index import load_neighbours
+from stages.runtime import choose_device
+from stages.stage import Context, Stage
+from store.errors import TrainingError
+from store.folder import Attempt
+from store.record import fingerprint
+
+VERSION = 1
+CHECKPOINT = "heads.safetensors"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split on the device, with its stored references."""
+
+    features: ResidentFeatures
+    references: References
+
+
+def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
+    """The heads that are trained: GLPose, and beside it the single-frame row."""
+    heads = {"glpose": config.train.heads}
+    return {**heads, "single_frame": single_frame(config.train.heads)} if config.train.single_frame else heads
+
+
+def parameters(config: PipelineConfig) -> dict[str, Any]:
+    """All options but whether the single-frame row is trained too."""
+    return config.train.model_dump(mode="json", exclude={"single_frame"})
+
+
+def inputs(context: Context, unit: str) -> str:
+    """Digest of the features and references of all videos of the training split."""
+    return split_digest(context, "train")
+
+
+def split_digest(context: Context, split: str) -> str:
+    """Digest of what extract and index have made of a split's videos."""
+    videos = split_videos(context, split)
+    return fingerprint([[v, context.commit("extract", v).digest, context.commit("index", v).digest] for v in videos])
+
+
+def split_videos(context: Context, split: str) -> list[str]:
+    """Names of the videos, among those of this run, with frames in a split."""
+    return [ref.name for ref in context.videos if split in ref.ranges]
+
+
+def load_split(context: Context, split: str) -> Split:
+    """Load what heads need of a split to the device. TrainingError if no video has frames in it."""
+    config = context.config
+    videos = split_videos(context, split)
+    if not videos:
+        raise TrainingError(f"no video has frames in the {split} split: look at data.{split} and --videos")
+    extract, heads = config.extract, config.train.heads
+    device = choose_device(config.runtime)
+    stored = store.open(config.work)
+    features = load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos)
+    return Split(features, stored_references(features, load_neighbours(context, videos), heads.n))
+
+
+def prepare(context: Context) -> Split:
+    """Load the training split, once for all variants."""
+    return load_split(context, "train")
+
+
+def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
+    """Train one variant's heads and write their checkpoint and the loss of every epoch."""
+    config, heads = context.config, variants(context.config)[unit]
+    losses: list[float] = []
+    features = shared.features.nearer(heads.k)
+    model = train_heads(
+        features, shared.references, len(POSETRACK), heads, config.train, config.index,
+        report=lambda epoch, epochs, loss: losses.append(loss),
+    )  # fmt: skip
+    metadata = {
+        "heads": heads.model_dump_json(),
+        "channels": str(features.schema.channels),
+        "offsets": json.dumps(features.offsets),
+        "joints": POSETRACK.name,
+        "num_joints": str(len(POSETRACK)),
+        "backbone": features.schema.backbone,
+        "space": features.schema.space,
+    }
+    save_checkpoint(attempt.path / CHECKPOINT, model.state_dict(), metadata)
+    (attempt.path / "losses.json").write_text(json.dumps(losses) + "\n")
+    parameters = sum(p.numel() for p in model.parameters())
+    attempt.meta = {"loss": losses[-1], "proposals": len(features), "parameters": parameters}
+    size = f"{len(features)} proposals, {parameters:,} parameters"
+    return f"{size}, {config.train.epochs} epochs, last loss {losses[-1]:.3g}"
+
+
+STAGE = Stage(
+    name="train",
+    version=VERSION,
+    after=lambda config: ("extract", "index"),
+    parameters=parameters,
+    units=lambda context, everything: list(variants(context.config)),
+    inputs=inputs,
+    prepare=prepare,
+    make=make,
+    finish=lambda context: [f"  heads in {context.config.work / 'train' / 'latest'}"],
+)
