@@ -24,7 +24,7 @@ def person_colour(person: int) -> tuple[int, int, int]:
 def draw_poses(
     frame: np.ndarray, poses: np.ndarray, people: np.ndarray, joints: JointSet, least_score: float
 ) -> np.ndarray:
-    """A copy of a BGR frame with limbs and joints; joints below `least_score` are left out, weak ones drawn thin.
+    """A copy of a BGR frame with limbs and joints; joints below `least_score` are left out.
 
     poses: (n, J, 3) x, y in frame px, score. people: (n,) numbers that choose the colours.
     """
@@ -43,8 +43,9 @@ def draw_poses(
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write BGR frames of one size as an MP4. DataError where OpenCV cannot."""
+    """Write BGR frames as an MP4 of the first one's size. DataError where OpenCV cannot."""
     writer: cv2.VideoWriter | None = None
+    height = width = 0
     try:
         for frame in frames:
             if writer is None:
@@ -52,7 +53,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
                 writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
                 if not writer.isOpened():
                     raise DataError(f"{path} cannot be written as an MP4 by this OpenCV; set eval.overlay=false")
-            writer.write(frame)
+            writer.write(frame if frame.shape[:2] == (height, width) else cv2.resize(frame, (width, height)))
     finally:
         if writer is not None:
             writer.release()

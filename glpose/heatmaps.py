@@ -12,8 +12,8 @@ def decode_argmax(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Peak of every heatmap, moved a quarter pixel towards its higher neighbour in x and in y.
 
     heatmaps: (..., J, H, W) float. Returns points (..., J, 2) x, y in heatmap pixels (float64) and maxima (..., J).
-    As in HRNet's `get_final_preds`, no shift is made for a peak on the outermost two rows or columns of the grid
-    (first, last), and a map whose maximum is not positive decodes to (0, 0).
+    As in HRNet's `get_final_preds`, a peak on the first two or the last row or column of the grid is not moved at all,
+    and a map whose maximum is not positive decodes to (0, 0).
     """
     *lead, height, width = heatmaps.shape
     flat = heatmaps.reshape(-1, height * width)

@@ -69,4 +69,29 @@ POSETRACK = JointSet(
     upper_body=(6, 7, 8, 9, 10, 11, 12, 13, 14),
 )  # fmt: skip
 
-JOINT_SETS: dict[str, JointSet] = {"posetrack": POSETRACK}
+# The 15 joints of JHMDB, in its files' order; JHMDB calls the head "face". Tables put neck, belly and head under Head:
+# with it the paper's Sub-JHMDB averages are (3 Head + 2 Shoulder + ... + 2 Ankle) / 15.
+JHMDB = JointSet(
+    name="jhmdb",
+    joints=(
+        "neck", "belly", "head", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow",
+        "left_elbow", "right_knee", "left_knee", "right_wrist", "left_wrist", "right_ankle", "left_ankle",
+    ),
+    flip_pairs=((3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14)),
+    groups={
+        "Head": (0, 1, 2),
+        "Shoulder": (3, 4),
+        "Elbow": (7, 8),
+        "Wrist": (11, 12),
+        "Hip": (5, 6),
+        "Knee": (9, 10),
+        "Ankle": (13, 14),
+    },
+    limbs=(
+        (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
+        (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
+    ),
+    upper_body=(0, 1, 2, 3, 4, 7, 8, 11, 12),
+)  # fmt: skip
+
+JOINT_SETS: dict[str, JointSet] = {"posetrack": POSETRACK, "jhmdb": JHMDB}

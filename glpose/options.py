@@ -58,6 +58,28 @@ class PoseTrack17Data(Options):
     eval: SplitOptions | None = SplitOptions(subset="val")
 
 
+class JHMDBData(Options):
+    """JHMDB or Sub-JHMDB as distributed; its split files say which clips are for training and which for testing."""
+
+    kind: Literal["jhmdb"] = "jhmdb"
+    root: Path
+    splits: Literal["sub_splits", "splits"] = Field(
+        default="sub_splits", description="folder of the split files: Sub-JHMDB's 316 clips, or all 928"
+    )
+    split: int = Field(default=1, ge=1, le=3, description="which of the three splits; the paper averages over them")
+    annotations: str = Field(default="joint_positions", description="folder of the joints, below root")
+    images: str = Field(default="Rename_Images", description="folder of the frames, below root")
+    masks: str = Field(default="puppet_mask", description="folder of the masks that boxes are taken from, below root")
+    train: SplitOptions | None = SplitOptions()
+    eval: SplitOptions | None = SplitOptions()
+
+    @model_validator(mode="after")
+    def _no_subset(self) -> JHMDBData:
+        if any(split is not None and split.subset for split in (self.train, self.eval)):
+            raise ValueError("`subset` has no meaning here: the split files say which clips are train and test")
+        return self
+
+
 class FolderData(Options):
     """Video files and folders of images below `root`, or a list of them; no annotation, so nothing to train on."""
 
@@ -82,7 +104,9 @@ class GeneratedData(Options):
     seed: int = 0
 
 
-DataOptions = Annotated[PoseTrack18Data | PoseTrack17Data | FolderData | GeneratedData, Field(discriminator="kind")]
+DataOptions = Annotated[
+    PoseTrack18Data | PoseTrack17Data | JHMDBData | FolderData | GeneratedData, Field(discriminator="kind")
+]
 
 
 # ----------------------------------------------------------------------------------------------------------- stages
@@ -195,6 +219,15 @@ class TrainOptions(Options):
     seed: int = 0
 
 
+class PCKOptions(Options):
+    """PCK, the metric of Sub-JHMDB."""
+
+    alpha: float = Field(default=0.2, gt=0, description="a joint within alpha x the person's size is right")
+    size: Literal["box", "torso"] = Field(
+        default="box", description="max(w, h) of the annotated box, or left shoulder to right hip"
+    )
+
+
 class EvalOptions(Options):
     """How heatmaps become poses and how these are scored."""
 
@@ -204,6 +237,7 @@ class EvalOptions(Options):
     joints: Literal["annotated", "visible"] = Field(
         default="annotated", description="joints that count; poseval: annotated"
     )
+    pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb)")
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
 
 

@@ -85,7 +85,10 @@ def held_out_pck(options: PretrainOptions, model: HRNet, device: torch.device, c
         regions = np.stack([crop_frame(box, options.crop_size, options.crop_scale) for box in labels.boxes])
         crops = np.stack([warp_crop(image, crop_affine(r, options.crop_size), options.crop_size) for r in regions])
         with torch.inference_mode():
-            heatmaps = model(torch.from_numpy(normalise_crops(crops)).to(device)).float().cpu().numpy()
+            maps = model(torch.from_numpy(normalise_crops(crops)).to(device)).float()
+            if options.loss == "cross_entropy":  # logits: only their differences mean something
+                maps = maps.flatten(2).softmax(dim=-1).unflatten(2, maps.shape[2:])
+            heatmaps = maps.cpu().numpy()
         points = heatmap_to_frame(decode_argmax(heatmaps)[0], regions, size)
         corners = labels.head_boxes[:, 2:] - labels.head_boxes[:, :2]
         head = 0.6 * np.linalg.norm(corners, axis=1)

@@ -21,8 +21,8 @@ def propose(
     """All proposals of a video's splits, and how many boxes were left out and why.
 
     box_files: per split, the file whose boxes are taken, or None for the annotated ones. Boxes are clipped to the
-    frame; those with NaN, or with less than a pixel inside, are left out. The table has the columns of
-    `store.tables.PROPOSALS`, in frame order. DataError where annotations are asked for and there are none.
+    frame; those with NaN (their score included), or with less than a pixel inside, are left out. The table has the
+    columns of `store.tables.PROPOSALS`, in frame order. DataError where annotations are asked for and there are none.
     """
     height, width = video.frames.size()
     tables = [
@@ -33,7 +33,7 @@ def propose(
     table = pd.concat(tables, ignore_index=True) if tables else _rows([], "", "")
     given = table[BOX].to_numpy()
     boxes, usable = clip_boxes(given, height, width)
-    broken = ~np.isfinite(given).all(axis=1)
+    broken = ~np.isfinite(given).all(axis=1) | ~np.isfinite(table["score"].to_numpy())
     weak = table["score"].to_numpy() < min_score
     left_out = {
         "with NaN": int(broken.sum()),
@@ -41,7 +41,7 @@ def propose(
         f"below score {min_score:g}": int((weak & usable).sum()),
     }
     table[BOX] = boxes
-    table = table.loc[usable & ~weak].sort_values(by="frame", kind="stable").reset_index(drop=True)
+    table = table.loc[usable & ~broken & ~weak].sort_values(by="frame", kind="stable").reset_index(drop=True)
     table.insert(0, "video", video.name)
     table.insert(1, "proposal", np.arange(len(table)))
     return table, {reason: count for reason, count in left_out.items() if count}
@@ -65,7 +65,7 @@ def _from_annotations(video: Video, split: str) -> pd.DataFrame:
         }
         for row in chosen
     ]
-    return _rows(rows, "annotation", split)
+    return _rows(rows, video.box_source, split)
 
 
 def _from_file(video: Video, split: str, box_file: BoxFile) -> pd.DataFrame:

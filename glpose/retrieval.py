@@ -85,7 +85,7 @@ def rank_all(
 def softmax_entropy(similarity: np.ndarray) -> float:
     """Mean entropy, in nats, of the softmax over each proposal's references: log n if all weigh the same, 0 for one."""
     with np.errstate(invalid="ignore"):
-        logits = similarity - similarity.max(axis=1, keepdims=True)
+        logits = similarity - similarity.max(axis=1, keepdims=True, initial=-np.inf)
     logits = logits[np.isfinite(similarity).any(axis=1)].astype(np.float64)
     if not len(logits):
         return float("nan")

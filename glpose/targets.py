@@ -17,7 +17,7 @@ def draw_targets(points: Tensor, present: Tensor, size: tuple[int, int], sigma: 
     """
     height, width = size
     sigma = sigma * width / REFERENCE_WIDTH
-    centre = torch.floor(points.float() + 0.5)
+    centre = torch.floor(torch.where(present[..., None] > 0, points, 0).float() + 0.5)  # absent points may be NaN
     dx = torch.arange(width, device=points.device) - centre[..., 0, None]  # (B, J, W)
     dy = torch.arange(height, device=points.device) - centre[..., 1, None]  # (B, J, H)
     row = torch.exp(-(dx**2) / (2 * sigma**2)) * (dx.abs() <= 3 * sigma)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # Set before torch is loaded: idle OpenMP threads then sleep instead of spinning, 3.5-4.5 times faster on shared cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What OpenCV and its FFmpeg say of a damaged file, before our own error says it plainly.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -144,8 +147,14 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit with 130 of an interruption, without a word
+        if isinstance(end, SystemExit) and end.code != 130:
+            raise
         _fail("interrupted; the same command goes on from here", 130)
+    except OSError as error:  # a folder that cannot be written, a full disk: nothing that a traceback explains better
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 1)
     except Exception as error:
         from store.errors import ConfigError, GLPoseError  # here, as the store's own imports take half a second
 

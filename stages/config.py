@@ -23,7 +23,7 @@ from glpose.options import (
     RuntimeOptions,
     TrainOptions,
 )
-from store.errors import ConfigError
+from store.errors import ConfigError, StoreError
 from store.folder import check_unit_name
 
 FILE = "pipelines.yaml"
@@ -80,16 +80,18 @@ def load_pipeline(path: Path, name: str, settings: Sequence[str] = ()) -> Pipeli
     """
     content = _read(path)
     values = content["defaults"]
-    for layer in _lineage(path, content["pipelines"], name):
+    for layer in [*_lineage(path, content["pipelines"], name), _parse_settings(settings)]:
         values = _merge(values, layer)
-    for setting in settings:
-        values = _merge(values, _parse_setting(setting))
-    values = {"work": f"work/{name}", **values, "name": check_unit_name(name)}
+    if "name" in values:
+        raise ConfigError(f"{path}, pipeline {name!r}: name is what -p says and cannot be set")
     try:
+        values = {"work": f"work/{name}", **values, "name": check_unit_name(name)}
         return PipelineConfig.model_validate(values)
+    except StoreError as error:
+        raise ConfigError(f"{path}, pipeline {name!r}: {str(error).removeprefix('video ')}") from None
     except ValidationError as error:
-        lines = [f"{path}, pipeline {name!r}:" if not settings else f"{path}, pipeline {name!r} and --set:"]
-        raise ConfigError("\n  ".join([*lines, *(_explain(dict(entry)) for entry in error.errors())])) from None
+        heading = f"{path}, pipeline {name!r}:" if not settings else f"{path}, pipeline {name!r} and --set:"
+        raise ConfigError("\n  ".join([heading, *_explanations(error)])) from None
 
 
 def flat(config: BaseModel, prefix: str = "") -> list[tuple[str, Any, str]]:
@@ -107,12 +109,18 @@ def flat(config: BaseModel, prefix: str = "") -> list[tuple[str, Any, str]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("pipelines"), dict):
         raise ConfigError(f"{path} needs a mapping 'pipelines' of names to settings")
-    if extra := set(content) - {"defaults", "pipelines"}:
+    if extra := {str(key) for key in content} - {"defaults", "pipelines"}:
         raise ConfigError(f"{path}: unknown key {sorted(extra)[0]!r}; at the top stand 'defaults' and 'pipelines'")
+    blocks = {"defaults": content.get("defaults"), **content["pipelines"]}
+    for name, block in blocks.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: pipeline {name!r} is no text: put its name in quotes")
+        if block is not None and not isinstance(block, dict):
+            raise ConfigError(f"{path}: {name!r} needs a mapping of keys to settings, not {block!r}")
     return {"defaults": content.get("defaults") or {}, "pipelines": content["pipelines"]}
 
 
@@ -124,7 +132,8 @@ def _lineage(path: Path, pipelines: dict[str, Any], name: str) -> list[dict[str,
         if name not in pipelines:
             near = difflib.get_close_matches(name, pipelines, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(pipelines))}"
-            raise ConfigError(f"{path} has no pipeline {name!r}{hint}")
+            asked = f", which {seen[-1]!r} extends" if seen else ""
+            raise ConfigError(f"{path} has no pipeline {name!r}{asked}{hint}")
         if name in seen:
             raise ConfigError(f"{path}: pipelines extend each other in a circle: {' -> '.join([*seen, name])}")
         seen.append(name)
@@ -133,7 +142,7 @@ def _lineage(path: Path, pipelines: dict[str, Any], name: str) -> list[dict[str,
         layers.insert(0, own)
         if parent is None:
             return layers
-        name = parent
+        name = str(parent)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -148,44 +157,109 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _parse_setting(setting: str) -> dict[str, Any]:
-    key, equals, text = setting.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set takes key=value, such as index.n=4, not {setting!r}")
+def _parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """All --set as one layer, so that their order does not matter where one of them changes data.kind."""
+    layer: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        path = key.split(".")
+        if not equals or not all(path):
+            raise ConfigError(f"--set takes key=value, such as index.n=4, not {setting!r}")
+        block = layer
+        for part in path[:-1]:
+            inner = block.get(part)
+            block[part] = dict(inner) if isinstance(inner, dict) else {}
+            block = block[part]
+        block[path[-1]] = _parse_value(setting, text, _types_at(path))
+    return layer
+
+
+def _parse_value(setting: str, text: str, types_: Sequence[Any]) -> Any:
+    """The value of a --set: text as it stands where the option is text (060470979, *_test, yes), else YAML."""
+    texts = [_accepted(type_) for type_ in types_]
+    if any(accepted <= {str, Path, type(None)} for accepted in texts):
+        if text in ("null", "~") and any(type(None) in accepted for accepted in texts):
+            return None
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        return text[1:-1] if quoted else text
+    list_of_text = any(typing.get_origin(type_) is tuple and str in typing.get_args(type_) for type_ in types_)
     try:
-        value: Any = yaml.safe_load(text)
+        return yaml.load(text, yaml.BaseLoader if list_of_text else yaml.SafeLoader)  # the base loader knows text only
     except yaml.YAMLError:
         raise ConfigError(f"--set {setting}: the value is not YAML") from None
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
 
 
-def _explain(error: dict[str, Any]) -> str:
-    path = [part for part in error["loc"] if not isinstance(part, int)]
-    names = [str(part) for part in path if part not in ("posetrack18", "posetrack17", "folder", "generated")]
-    where = ".".join(names)
-    if error["type"] == "extra_forbidden":
-        valid = _fields_at(PipelineConfig, [str(part) for part in path[:-1]])
-        near = difflib.get_close_matches(names[-1], valid, 1, cutoff=0.5)
-        return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}")
+def _explanations(error: ValidationError) -> list[str]:
+    """One line per option that does not fit: its full path, what is wrong, what would be right."""
+    lines: dict[str, list[str]] = {}
+    for entry in error.errors():
+        where, what = _explain(dict(entry))
+        lines.setdefault(where, []).append(what)  # a union of types gives an entry for each of them
+    return [f"{where}: {'; or: '.join(whats)}" if where else "; ".join(whats) for where, whats in lines.items()]
+
+
+def _explain(error: dict[str, Any]) -> tuple[str, str]:
+    names, model = _known_part(error["loc"])
+    where, given = ".".join(names), error["input"]
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        valid = [name for name in model.model_fields if model is not PipelineConfig or name != "name"]
+        key = str(error["loc"][-1])
+        near = difflib.get_close_matches(key, valid, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
+        return ".".join([*names, key]), f"unknown key; {hint}"
+    if error["type"].startswith("union_tag_") or (where == "data" and error["type"] != "value_error"):
+        kind = given.get("kind") if isinstance(given, dict) and error["type"] != "missing" else None
+        kinds = [class_.model_fields["kind"].default for class_ in _option_classes(DataOptions)]
+        near = difflib.get_close_matches(str(kind), kinds, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(kinds)}"
+        return "data.kind", f"is missing; {hint}" if kind is None else f"there is no {kind!r}; {hint}"
     if error["type"] == "missing":
-        return f"{where}: is missing; give it with --set {where}=VALUE"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+        if isinstance(error["loc"][-1], int):
+            return where, f"has too few values: {given!r}"
+        return where, f"is missing; give it with --set {where}=VALUE"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return where, f"is a block of options ({', '.join(model.model_fields)}), not {given!r}"
+    if error["type"] == "value_error":
+        return where, error["msg"].removeprefix("Value error, ")
+    wanted = error["msg"].removeprefix("Input ").replace(" tuple", " list").split(", ")[0]
+    quote = "; put it in quotes" if error["type"] == "string_type" and not isinstance(given, list | dict) else ""
+    return where, f"{wanted}, not {given!r}{quote}"
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Field names of the option class that a key path leads to; union members are named by their `kind`."""
+def _known_part(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+    """Of an error's location, the names of options, and the innermost option class that they lead to.
+
+    Positions in lists are left out, and so are what pydantic puts in for the members of unions: kinds, types.
+    """
+    names: list[str] = []
+    model: type[BaseModel] = PipelineConfig
+    members: list[type[BaseModel]] = []
+    for part in location:
+        kinds = {class_.model_fields["kind"].default: class_ for class_ in members if "kind" in class_.model_fields}
+        if part in kinds:
+            model, members = kinds[part], []
+        elif part in model.model_fields:
+            names.append(str(part))
+            members = _option_classes(model.model_fields[str(part)].annotation)
+            model = members[0] if members else model
+    return names, model
+
+
+def _types_at(path: Sequence[str]) -> list[Any]:
+    """Types that the option of a key path can have: several where data sets of different kinds share a key."""
+    classes: list[type[BaseModel]] = [PipelineConfig]
+    found: list[Any] = []
     for part in path:
-        if part not in model.model_fields:
-            continue  # the tag of a union, chosen below
-        members = _option_classes(model.model_fields[part].annotation)
-        tagged = [m for m in members if "kind" in m.model_fields and m.model_fields["kind"].default in path]
-        if not members:
-            return []
-        model = (tagged or members)[0]
-    return list(model.model_fields)
+        found = [class_.model_fields[part].annotation for class_ in classes if part in class_.model_fields]
+        classes = [class_ for annotation in found for class_ in _option_classes(annotation)]
+    return found
+
+
+def _accepted(annotation: Any) -> set[Any]:
+    """Members of a union, or the type alone."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set(typing.get_args(annotation))
+    return {annotation}
 
 
 def _option_classes(annotation: Any) -> list[type[BaseModel]]:

@@ -1,39 +1,50 @@
-"""eval: poses of the evaluation split, scored as PoseTrack does, with pictures to look at."""
+"""eval: poses of the evaluation split, scored by its data set's own protocol, with pictures to look at."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from glpose.data import predictions
-from glpose.data.dataset import VideoRef, ground_truth, open_video
+from glpose.data.dataset import VideoRef, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
 from glpose.evaluation import predict_poses
-from glpose.keypoints import POSETRACK
-from glpose.metrics.posetrack import PoseTrackResult, evaluate, format_table
+from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
+from glpose.options import EvalOptions
+from glpose.scoring import EvaluatedVideo, Scores, score_pck, score_posetrack
 from stages.config import PipelineConfig
 from stages.detect import box_sources
 from stages.runtime import choose_device
 from stages.stage import Context, Stage
 from stages.train import CHECKPOINT, Split, load_split, split_digest, split_videos, variants
+from store.errors import ConfigError
 from store.folder import Attempt
 from store.record import fingerprint
-from store.tables import BOX
 
 VERSION = 1
 UNIT = "results"
 DRAWN_SCORE = 0.1  # joints below this score are not drawn
 SHEET_FRAMES = 4
 
+Scorer = Callable[[Path, Sequence[EvaluatedVideo], EvalOptions], Scores]
+
+# By data.kind: writes predictions and ground truth below a folder, and scores them.
+SCORERS: dict[str, Scorer] = {
+    "posetrack18": score_posetrack,
+    "posetrack17": score_posetrack,
+    "generated": score_posetrack,
+    "jhmdb": score_pck,
+}
+
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options, and which variants stand in the table."""
-    return {**config.eval.model_dump(mode="json"), "variants": list(variants(config))}
+    """All options, PCK's where it is the metric, and which variants stand in the table."""
+    unused = None if _scorer(config) is score_pck else {"pck"}
+    return {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
 
 
 def inputs(context: Context, unit: str) -> str:
@@ -44,34 +55,16 @@ def inputs(context: Context, unit: str) -> str:
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
-    options, out = context.config.eval, attempt.path
-    refs = [context.video(name) for name in split_videos(context, "eval")]
-    spans = {ref.name: _span(ref) for ref in refs}
-    truth = {ref.name: ground_truth(ref, *spans[ref.name]) for ref in refs}
-    for name, content in truth.items():
-        _write(out / "ground_truth" / f"{name}.json", content)
-
-    device, table = choose_device(context.config.runtime), shared.features.table
-    results: dict[str, PoseTrackResult] = {}
-    poses: dict[str, np.ndarray] = {}
-    for variant in variants(context.config):
-        checkpoint = context.output("train", variant) / CHECKPOINT
-        model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
-        features = shared.features.nearer(model.options.k)
-        poses[variant] = predict_poses(
-            model, features, shared.references, options.score, context.config.runtime.batch_size
-        )
-        for ref in refs:
-            rows = (table["video"] == ref.name).to_numpy()
-            content = _prediction(ref, spans[ref.name], truth[ref.name], table.loc[rows], poses[variant][rows])
-            _write(out / "predictions" / variant / f"{ref.name}.json", content)
-        results[variant] = evaluate(out / "ground_truth", out / "predictions" / variant, joints=options.joints)
-    _write(out / "scores.json", {name: result.as_json() for name, result in results.items()})
-    _write(out / "context.json", {"boxes": box_sources(context.config), "joints": options.joints, "videos": len(refs)})
-    (out / "table.txt").write_text(_table(context.config, results) + "\n")
-    if options.overlay:
-        _draw(out, refs[0], spans[refs[0].name], table, poses)
-    attempt.meta = {"mean": {name: _finite(result.mean) for name, result in results.items()}}
+    config, out = context.config, attempt.path
+    videos = _evaluated(context, shared, _predict(context, shared))
+    scores = _scorer(config)(out, videos, config.eval)
+    _write(out / "scores.json", scores.results)
+    about = {"boxes": box_sources(config), "joints": config.eval.joints, "videos": len(videos)}
+    _write(out / "context.json", about)
+    (out / "table.txt").write_text(_table(config, scores) + "\n")
+    if config.eval.overlay:
+        _draw(out, videos[0], joint_set(config.data))
+    attempt.meta = {"mean": {name: _finite(mean) for name, mean in scores.mean.items()}}
     return ""
 
 
@@ -82,55 +75,69 @@ def finish(context: Context) -> list[str]:
     return [table, f"  predictions, scores and pictures in {folder}"]
 
 
-def _table(config: PipelineConfig, results: dict[str, PoseTrackResult]) -> str:
-    heads = config.train.heads
-    labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
-    rows = {labels[name]: results[name] for name in sorted(results, reverse=True)}
-    lines = [f"AP on the eval split, percent; boxes: {box_sources(config)}; joints: {config.eval.joints}"]
-    if config.note:
-        lines.append(config.note)
-    return "\n".join([*lines, format_table(rows, details=True)])
+def _scorer(config: PipelineConfig) -> Scorer:
+    if config.data.kind not in SCORERS:
+        raise ConfigError(f"data of kind {config.data.kind!r} is not annotated: there is nothing to score against")
+    return SCORERS[config.data.kind]
 
 
-def _span(ref: VideoRef) -> tuple[int, int]:
+def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
+    """Variant -> (P, J, 3) poses of all proposals of the split."""
+    config, poses = context.config, {}
+    device = choose_device(config.runtime)
+    for variant in variants(config):
+        checkpoint = context.output("train", variant) / CHECKPOINT
+        model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
+        features = shared.features.nearer(model.options.k)
+        poses[variant] = predict_poses(model, features, shared.references, config.eval.score, config.runtime.batch_size)
+    return poses
+
+
+def _evaluated(context: Context, shared: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
+    """The split's videos, each with its share of the poses."""
+    table, found = shared.features.table, []
+    for name in split_videos(context, "eval"):
+        ref = context.video(name)
+        video = open_video(ref)
+        start, stop = _span(ref, len(video))
+        rows = (table["video"] == name).to_numpy()
+        own = {variant: values[rows] for variant, values in poses.items()}
+        found.append(EvaluatedVideo(ref, video, start, stop, table.loc[rows], own))
+    return found
+
+
+def _span(ref: VideoRef, length: int) -> tuple[int, int]:
     start, stop = ref.ranges["eval"]
-    length = len(open_video(ref).frames.names)
     return start, length if stop is None else min(stop, length)
 
 
-def _prediction(
-    ref: VideoRef, span: tuple[int, int], truth: dict[str, Any], table: pd.DataFrame, poses: np.ndarray
-) -> dict[str, Any]:
-    """A prediction file of the video's format, over the frames of the span."""
-    frame, boxes = table["frame"].to_numpy() - span[0], table[BOX].to_numpy()
-    if ref.format == "posetrack17":
-        names = [entry["image"][0]["name"] for entry in truth["annolist"]]
-        return predictions.posetrack17(names, frame, boxes, poses)
-    return predictions.posetrack18(truth["images"], frame, boxes, poses)
+def _table(config: PipelineConfig, scores: Scores) -> str:
+    heads = config.train.heads
+    labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    heading = f"{scores.metric} on the eval split, percent; boxes: {box_sources(config)}; joints: {config.eval.joints}"
+    rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
+    return "\n".join([heading, *([config.note] if config.note else []), rows])
 
 
-def _draw(out: Path, ref: VideoRef, span: tuple[int, int], table: pd.DataFrame, poses: dict[str, np.ndarray]) -> None:
+def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
     """An overlay video of GLPose's poses on one video, and a sheet of a few frames of every variant."""
-    video = open_video(ref)
-    mine = (table["video"] == ref.name).to_numpy()
-    frames, people = table["frame"].to_numpy(), table["person"].to_numpy()
+    source, span = evaluated.video.frames, (evaluated.start, evaluated.stop)
+    frames, people = evaluated.table["frame"].to_numpy(), evaluated.table["person"].to_numpy()
 
     def drawn(picture: np.ndarray, frame: int, variant: str) -> np.ndarray:
-        rows = mine & (frames == frame)
+        rows = frames == frame
         numbers = np.where(people[rows] >= 0, people[rows], np.arange(rows.sum()))
-        return draw_poses(picture, poses[variant][rows], numbers, POSETRACK, DRAWN_SCORE)
+        return draw_poses(picture, evaluated.poses[variant][rows], numbers, joints, DRAWN_SCORE)
 
-    write_video(
-        out / "overlay.mp4", (drawn(picture, f, "glpose") for f, picture in video.frames.read(range(*span))), 10
-    )
+    write_video(out / "overlay.mp4", (drawn(picture, f, "glpose") for f, picture in source.read(range(*span))), 10)
     chosen = np.unique(np.linspace(span[0], span[1] - 1, SHEET_FRAMES).round().astype(int)).tolist()
-    pictures = dict(video.frames.read(chosen))
+    pictures = dict(source.read(chosen))
     rows = [
         (
-            f"{ref.name}: {variant}, frames {', '.join(map(str, chosen))}",
+            f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",
             [drawn(pictures[f], f, variant) for f in chosen],
         )
-        for variant in sorted(poses, reverse=True)
+        for variant in sorted(evaluated.poses, reverse=True)
     ]
     write_image(out / "contact_sheet.png", contact_sheet(rows, tile_width=480))
 

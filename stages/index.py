@@ -33,9 +33,9 @@ def inputs(context: Context, unit: str) -> str:
 def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
     """Write one video's index and neighbours table."""
     options = context.config.index
-    folder = context.output("extract", unit)
+    folder, files = context.output("extract", unit), context.commit("extract", unit).files
     table = read_table(folder, "proposals")
-    embeddings = comparable(VideoFeatures(folder, unit).embedding[:, 0], options.similarity)
+    embeddings = comparable(VideoFeatures(folder, unit, files).embedding[:, 0], options.similarity)
     write_index(attempt.path, build_index(embeddings))
     found = find_neighbours(unit, table, embeddings, options)
     write_table(attempt.path, "neighbours", _long_table(unit, found))

@@ -12,7 +12,15 @@ from stages import detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage
 from store.atomic import publish_if_absent, read_json
-from store.errors import AlreadyCommitted, DiskFull, GLPoseError, NotCommitted, RecordMismatch, StoreError
+from store.errors import (
+    AlreadyCommitted,
+    DataError,
+    DiskFull,
+    GLPoseError,
+    NotCommitted,
+    RecordMismatch,
+    StoreError,
+)
 from store.folder import Commit
 from store.record import Record, canonical_json, difference, fingerprint, make_record
 
@@ -26,13 +34,19 @@ STAGES: dict[str, Stage] = {
 }
 
 
+OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
+
+
 class UnitsFailed(GLPoseError):
     """Some units of a stage failed; the others are finished and stay."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a stage has and what it lacks. stale: finished, but from inputs that have changed since."""
+    """What a stage has and what it lacks.
+
+    stale: finished, but from inputs that have changed since. broken: units whose inputs cannot be read, and why.
+    """
 
     record: Record
     in_force: Record | None
@@ -40,6 +54,7 @@ class Survey:
     missing: list[str]
     stale: dict[str, Commit]
     inputs: dict[str, str] = field(repr=False, default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
 
     @property
     def todo(self) -> list[str]:
@@ -80,7 +95,13 @@ def survey(stage: Stage, context: Context) -> Survey:
             raise RecordMismatch(_refusal(name, context, changes))
     folder = context.folder(stage.name)
     commits = folder.commits(record)
-    inputs = {unit: stage.inputs(context, unit) for unit in stage.units(context, False)}
+    inputs: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    for unit in stage.units(context, False):
+        try:
+            inputs[unit] = stage.inputs(context, unit)
+        except DataError as error:  # one video that cannot be read must not keep the others waiting
+            broken[unit] = str(error)
     return Survey(
         record=record,
         in_force=folder.record_in_force(),
@@ -88,6 +109,7 @@ def survey(stage: Stage, context: Context) -> Survey:
         missing=[unit for unit in inputs if unit not in commits],
         stale={unit: commits[unit] for unit in inputs if unit in commits and commits[unit].inputs != inputs[unit]},
         inputs=inputs,
+        broken=broken,
     )
 
 
@@ -102,27 +124,28 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
     folder = context.folder(stage.name)
     folder.begin(found.record)
     _tell(console, stage, found)
-    failures = _make_units(stage, context, found, console) if found.todo else {}
+    failures = dict(found.broken)
+    if found.todo:
+        failures |= _make_units(stage, context, found, console)
 
     commits = folder.commits(found.record)
     everything = stage.units(context, True)
     missing = [unit for unit in everything if unit not in commits]
     if found.changes and missing:
-        console.print(
-            f"  {len(everything) - len(missing)} of {len(everything)} done with the new parameters; the old outputs "
-            "stay in force until all are"
-        )
+        count = f"{len(everything) - len(missing)} of {len(everything)}"
+        _say(console, f"  {count} done with the new parameters; the old outputs stay in force until all are")
     elif found.changes and found.in_force is not None:
         folder.put_in_force(found.record, expected=found.in_force)
     if failures:
-        lines = [f"  {unit}: {reason}" for unit, reason in failures.items()]
+        lines = [f"  {unit}: {reason}" for unit, reason in sorted(failures.items())]
+        total = len(found.todo) + len(found.broken)
         raise UnitsFailed(
-            "\n".join([f"{stage.name}: {len(failures)} of {len(found.todo)} failed, the others are finished:", *lines])
+            "\n".join([f"{stage.name}: {len(failures)} of {total} failed, the others are finished:", *lines])
         )
     if not missing or not found.changes:
         folder.link_latest(found.record)
         for line in stage.finish(context):
-            console.print(line, highlight=False, soft_wrap=True)
+            _say(console, line)
 
 
 def run_pipeline(context: Context, console: Console, *, force: bool = False) -> None:
@@ -134,6 +157,7 @@ def run_pipeline(context: Context, console: Console, *, force: bool = False) -> 
 
 def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
     """What would run, stage by stage, without running it."""
+    _check_owner(context)
     lines = []
     for stage in stages:
         try:
@@ -143,6 +167,7 @@ def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
             continue
         changed = f", made with other parameters ({'; '.join(found.changes)}): needs --force" if found.changes else ""
         stale = f", {len(found.stale)} from changed inputs" if found.stale else ""
+        stale += f", {len(found.broken)} cannot be read ({', '.join(found.broken)})" if found.broken else ""
         todo = ", ".join(found.todo[:4]) + (" ..." if len(found.todo) > 4 else "")
         lines.append(
             f"{stage.name:8} {len(found.done)} done, {len(found.todo)} to do{stale}{changed}"
@@ -153,12 +178,20 @@ def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
 
 def claim_folder(context: Context) -> None:
     """Mark the work folder as this pipeline's. StoreError if it belongs to another, or holds other people's files."""
+    _check_owner(context)
+    content = canonical_json({"pipeline": context.config.name}) + "\n"
+    if not publish_if_absent(context.config.work / OWNER, content):
+        _check_owner(context)  # another run may have been first
+
+
+def _check_owner(context: Context) -> None:
     work, name = context.config.work, context.config.name
-    owner = work / "pipeline.json"
-    if work.is_dir() and not owner.exists() and any(work.iterdir()):
-        raise StoreError(f"{work} is not empty and not a glpose work folder: choose another with --set work=DIR")
-    publish_if_absent(owner, canonical_json({"pipeline": name}) + "\n")
-    if (other := read_json(owner).get("pipeline")) != name:
+    if not work.is_dir():
+        return
+    if not (work / OWNER).exists():
+        if any(not path.name.startswith(".") for path in work.iterdir()):  # a killed run leaves only hidden files
+            raise StoreError(f"{work} is not empty and not a glpose work folder: choose another with --set work=DIR")
+    elif (other := read_json(work / OWNER).get("pipeline")) != name:
         raise StoreError(
             f"{work} holds the outputs of pipeline {other!r}, not {name!r}: choose another folder with --set work=DIR"
         )
@@ -185,9 +218,9 @@ def _make_units(stage: Stage, context: Context, found: Survey, console: Console)
                 with folder.writing(found.record, unit, found.inputs[unit], replace=stale) as attempt:
                     line = stage.make(context, shared, unit, attempt)
                 if line:
-                    progress.console.print(f"  {unit}: {line}", highlight=False, soft_wrap=True)
+                    _say(progress.console, f"  {unit}: {line}")
             except AlreadyCommitted as other:
-                progress.console.print(f"  {other}; kept that one", highlight=False)
+                _say(progress.console, f"  {other}; kept that one")
             except DiskFull:
                 raise
             except GLPoseError as error:
@@ -204,7 +237,11 @@ def _tell(console: Console, stage: Stage, found: Survey) -> None:
         highlight=False,
     )
     for line in found.changes:
-        console.print(f"  {line}", highlight=False)
+        _say(console, f"  {line}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)  # as it is: paths may hold brackets
 
 
 def _refusal(stage: str, context: Context, changes: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from glpose.data.dataset import VideoRef, list_videos
 from glpose.options import GeneratedData
 from stages.config import PipelineConfig
-from store.errors import NotCommitted, StoreError
+from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
 
 
@@ -33,10 +33,14 @@ class Context:
         data = self.config.data
         return _rendered(self.folder("render")) if isinstance(data, GeneratedData) else list_videos(data)
 
-    @property
+    @cached_property
     def videos(self) -> list[VideoRef]:
-        """The videos that this run is about."""
-        return [ref for ref in self.all_videos if fnmatch.fnmatch(ref.name, self.pattern)]
+        """The videos that this run is about. ConfigError where the pattern matches none."""
+        chosen = [ref for ref in self.all_videos if fnmatch.fnmatch(ref.name, self.pattern)]
+        if not chosen:
+            near = ", ".join(ref.name for ref in self.all_videos[:3])
+            raise ConfigError(f"--videos {self.pattern!r} matches no video; there are {near} ...")
+        return chosen
 
     def video(self, name: str) -> VideoRef:
         """One video by its name."""

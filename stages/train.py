@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import store
+from glpose.data.dataset import joint_set
 from glpose.data.resident import ResidentFeatures, load_resident
-from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import save_checkpoint
 from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions
@@ -80,19 +80,19 @@ def prepare(context: Context) -> Split:
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Train one variant's heads and write their checkpoint and the loss of every epoch."""
-    config, heads = context.config, variants(context.config)[unit]
+    config, heads, joints = context.config, variants(context.config)[unit], joint_set(context.config.data)
     losses: list[float] = []
     features = shared.features.nearer(heads.k)
     model = train_heads(
-        features, shared.references, len(POSETRACK), heads, config.train, config.index,
+        features, shared.references, len(joints), heads, config.train, config.index,
         report=lambda epoch, epochs, loss: losses.append(loss),
     )  # fmt: skip
     metadata = {
         "heads": heads.model_dump_json(),
         "channels": str(features.schema.channels),
         "offsets": json.dumps(features.offsets),
-        "joints": POSETRACK.name,
-        "num_joints": str(len(POSETRACK)),
+        "joints": joints.name,
+        "num_joints": str(len(joints)),
         "backbone": features.schema.backbone,
         "space": features.schema.space,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -10,36 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from store.errors import CorruptData, NotCommitted
+from store.errors import CorruptData, DiskFull, NotCommitted
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and put it in place of `path`, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    try:
-        yield temporary
-        sync_file(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def publish_if_absent(path: Path, text: str) -> bool:
     """Create `path` holding `text` in one step, unless it exists. Returns whether this call created it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    try:
-        temporary.write_text(text)
-        sync_file(temporary)
-        os.link(temporary, path)  # fails where `path` exists, atomically, unlike rename
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with _naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text)
+            sync_file(temporary)
+            os.link(temporary, path)  # fails where `path` exists, atomically, unlike rename
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
     return True
 
 
@@ -72,6 +75,23 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or the user's quota, is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"the disk is full while writing {path}: free some space and run the same command again"
+        ) from None
 
 
 def _temporary(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ import zarr
 import zarr.errors
 
 from store.errors import CorruptData
+from store.folder import checksum
 from store.quantise import dequantise, quantise
 from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
 
@@ -37,8 +39,10 @@ class FeatureWriter:
     def append(self, key: np.ndarray, local: np.ndarray) -> None:
         """Add the next proposal. key: (V, C, H, W), local: (V, 2k, C, H, W), float32, offsets in the schema's order.
 
-        ValueError if a value is not finite, or negative where uint8 is stored.
+        ValueError if a value is not finite, or negative where uint8 is stored, or if all proposals are there already.
         """
+        if self._written + len(self._pending) == self._proposals:
+            raise ValueError(f"{self._proposals} proposals were announced, more are written")
         maps = {"key": key, "local": local}
         row: dict[str, np.ndarray] = {}
         for name in self._names:
@@ -80,12 +84,14 @@ class FeatureWriter:
 class VideoFeatures:
     """One video's stored features, opened lazily; `features["key"]` is the plain Zarr array of that name.
 
-    `key(rows)` and `local(rows)` give float32 maps; `embedding` is read when asked for.
+    `key(rows)` and `local(rows)` give float32 maps; `embedding` is read when asked for. files: what the video's commit
+    lists. CorruptData on opening where one is absent (Zarr would read zeros) or has another size.
     """
 
-    def __init__(self, folder: Path, video: str) -> None:
+    def __init__(self, folder: Path, video: str, files: Mapping[str, tuple[int, int]]) -> None:
         self.video = video
         self.path = folder / GROUP
+        self._check_files(folder, files)
         try:
             self.group = zarr.open_group(self.path, mode="r")
             self.schema = FeatureSchema.model_validate(dict(self.group.attrs))
@@ -119,9 +125,8 @@ class VideoFeatures:
     def local(self, rows: Any = slice(None)) -> np.ndarray:
         """Local maps of some proposals, (n, V, 2k, C, H, W) float32, in the order of `schema.offsets`."""
         if not self.schema.offsets:
-            return np.zeros(
-                (len(self.read("embedding", rows)), self.schema.views, 0, *self.schema.map_shape), np.float32
-            )
+            lead = self.read("embedding", rows).shape[:-1]
+            return np.zeros((*lead, 0, *self.schema.map_shape), np.float32)
         return self._maps("local", rows)
 
     def read(self, name: str, rows: Any = slice(None)) -> np.ndarray:
@@ -133,6 +138,21 @@ class VideoFeatures:
             raise CorruptData(
                 f"features of {self.video!r}: {name} does not match its checksum ({error}); run verify"
             ) from None
+
+    def _check_files(self, folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
+        for name, (size, crc) in files.items():
+            path = folder / name
+            if not name.startswith(f"{GROUP}/"):
+                continue
+            if not path.is_file():
+                fault = "is missing"
+            elif path.stat().st_size != size:
+                fault = f"has {path.stat().st_size} bytes, {size} were committed"
+            elif path.name == "zarr.json" and checksum(path) != crc:  # small, and nothing else covers it
+                fault = "does not match its checksum"
+            else:
+                continue
+            raise CorruptData(f"features of {self.video!r} are damaged: {name} {fault}; run verify")
 
     def _maps(self, name: str, rows: Any) -> np.ndarray:
         values = self.read(name, rows)

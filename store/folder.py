@@ -4,6 +4,7 @@
     STAGE/records/DIGEST.json              every record that was ever begun
     STAGE/commit/DIGEST/UNIT.json          one small file per finished unit: its attempt, files, sizes, checksums
     STAGE/data/UNIT/ATTEMPT/...            what one attempt wrote; never written to again
+    STAGE/data/UNIT/ATTEMPT.writing        locked for as long as the attempt's writer lives
     STAGE/latest/UNIT                      link to the attempt in force, for people; programs follow commits
 
 A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a
@@ -12,7 +13,6 @@ commit for it; readers follow commits only, so what a killed writer left is invi
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -29,7 +29,7 @@ from typing import IO, Any
 
 import crc32c
 
-from store.atomic import publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
+from store.atomic import is_disk_full, publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
 from store.record import Record, fingerprint
 
@@ -80,11 +80,15 @@ class StageFolder:
         if not pointer.exists():
             return None
         value = read_json(pointer)
-        if value.get("format", 0) > FORMAT:
+        try:
+            written, record = int(value["format"]), dict(value["record"])
+        except (KeyError, TypeError, ValueError):
+            raise CorruptData(f"{pointer} is not a stage record; delete it and run the stage again") from None
+        if written > FORMAT:
             raise StoreError(
-                f"{self.path} has store format {value['format']}; this program reads up to {FORMAT}: upgrade glpose"
+                f"{self.path} has store format {written}; this program reads up to {FORMAT}: upgrade glpose"
             )
-        return value["record"]
+        return record
 
     def begin(self, record: Record) -> None:
         """Note a record; it comes into force at once if the stage has none yet."""
@@ -95,7 +99,10 @@ class StageFolder:
     def put_in_force(self, record: Record, expected: Record) -> None:
         """Move the pointer from `expected` to `record`. StoreError if another run has moved it meanwhile."""
         with self._locked():
-            if self.record_in_force() != expected:
+            now = self.record_in_force()
+            if now == record:
+                return  # another run has finished the same
+            if now != expected:
                 raise StoreError(
                     f"{self.path}: another run has put other parameters in force meanwhile; look with status"
                 )
@@ -130,23 +137,27 @@ class StageFolder:
         """
         name = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
         folder = self.path / "data" / check_unit_name(unit) / name
+        marker = _marker(folder)
         try:
-            folder.mkdir(parents=True)
-            with open(folder / ".writing", "w") as handle:  # its lock tells `clean` that the writer lives
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with open(marker, "w") as handle:  # its lock tells `clean` that the writer lives, so it is there first
                 _lock(handle)
+                folder.mkdir()
                 attempt = Attempt(folder)
                 yield attempt
                 files = _seal(folder)
                 self._publish(record, Commit(unit, name, inputs, files, attempt.meta), replace)
-                (folder / ".writing").unlink(missing_ok=True)
         except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if not self._is_published(record, unit, name):  # an interrupt may come right after publishing
+                shutil.rmtree(folder, ignore_errors=True)
+            if is_disk_full(error):
                 raise DiskFull(
                     f"the disk is full while writing {unit!r} of {self.path.name} below {self.path}; finished videos "
                     "are safe: free some space and run the same command again"
                 ) from None
             raise
+        finally:
+            marker.unlink(missing_ok=True)
 
     def link_latest(self, record: Record) -> None:
         """Make `latest/UNIT` point at what the record's commits name."""
@@ -163,18 +174,25 @@ class StageFolder:
 
     def clean(self) -> list[Path]:
         """Remove attempts that no commit of any record names and no living writer holds; return what was removed."""
+        idle = [folder for folder in sorted(self.path.glob("data/*/*")) if folder.is_dir() and _abandoned(folder)]
+        # read after looking at the locks: a writer that has let go meanwhile has published before
         kept = {
             (commit.unit, commit.attempt)
             for record_path in (self.path / "records").glob("[!.]*.json")
             for commit in self.commits(read_json(record_path)).values()
         }
-        removed = []
-        for folder in sorted(self.path.glob("data/*/*")):
-            if (folder.parent.name, folder.name) in kept or not _abandoned(folder):
-                continue
+        removed = [folder for folder in idle if (folder.parent.name, folder.name) not in kept]
+        for folder in removed:
             shutil.rmtree(folder)
-            removed.append(folder)
+        for folder in idle:
+            _marker(folder).unlink(missing_ok=True)
         return removed
+
+    def _is_published(self, record: Record, unit: str, attempt: str) -> bool:
+        try:
+            return self.commit_of(record, unit).attempt == attempt
+        except StoreError:
+            return False
 
     def _publish(self, record: Record, commit: Commit, replace: Commit | None) -> None:
         path = self._commit_folder(record) / f"{commit.unit}.json"
@@ -231,7 +249,7 @@ def _read_commit(path: Path) -> Commit:
     try:
         files = {name: (int(size), int(crc)) for name, (size, crc) in value["files"].items()}
         return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
 
 
@@ -240,8 +258,6 @@ def _seal(folder: Path) -> dict[str, tuple[int, int]]:
     files = {}
     for parent, _, names in os.walk(folder):
         for name in sorted(names):
-            if name == ".writing":
-                continue
             path = Path(parent) / name
             sync_file(path)
             files[path.relative_to(folder).as_posix()] = (path.stat().st_size, checksum(path))
@@ -254,13 +270,16 @@ def _lock(handle: IO[str]) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _marker(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.writing")
+
+
 def _abandoned(folder: Path) -> bool:
-    marker = folder / ".writing"
-    if not marker.exists():
-        return True
-    with open(marker) as handle:
-        try:
+    try:
+        with open(_marker(folder)) as handle:
             _lock(handle)
-        except BlockingIOError:
-            return False
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
     return True

@@ -45,7 +45,8 @@ def search_outside(
 
 def write_index(folder: Path, index: faiss.Index) -> None:
     """Write `folder/index.faiss`."""
-    faiss.write_index(index, str(folder / FILE))
+    # written by Python, whose error for a full disk can be told from others; FAISS's cannot
+    (folder / FILE).write_bytes(faiss.serialize_index(index).tobytes())
 
 
 def read_index(folder: Path) -> faiss.Index:

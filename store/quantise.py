@@ -10,12 +10,14 @@ LEVELS = 255
 def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Round (..., H, W) float maps to uint8; also their scales (...,) float32, so that maps ~ values * scale.
 
-    The error is at most half a scale. ValueError for negative or non-finite values.
+    The error is at most half a scale; channels below 3e-36, whose scale float32 cannot hold in full, become zero.
+    ValueError for negative or non-finite values.
     """
     top = maps.max(axis=(-2, -1))
     if not np.isfinite(top).all() or not (maps.min(axis=(-2, -1)) >= 0).all():  # NaN fails both
         raise ValueError("features must be finite and not negative to be stored as uint8")
     scale = (top / LEVELS).astype(np.float32)
+    scale[scale < np.finfo(np.float32).tiny] = 0
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     values = np.rint(maps * inverse[..., None, None])
     return np.minimum(values, LEVELS).astype(np.uint8), scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,11 +69,12 @@ class Store:
 
     def features(self, video: str) -> VideoFeatures:
         """The stored features of one video."""
-        return VideoFeatures(self._extract.attempt_path(self._commit(video)), video)
+        commit = self._commit(video)
+        return VideoFeatures(self._extract.attempt_path(commit), video, commit.files)
 
     def describe(self) -> pd.DataFrame:
         """One row per array over all videos: shape of an entry, dtype, entries, bytes on disk, ratio to raw float16."""
-        rows: dict[str, dict[str, object]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for video, commit in self._commits.items():
             features = self.features(video)
             for name in features.keys():  # noqa: SIM118 (not a dict)
@@ -84,11 +86,13 @@ class Store:
                     {"dims": features.dims(name), "shape": array.shape[1:], "dtype": str(array.dtype),
                      "proposals": 0, "bytes": 0, "raw_bytes": 0},
                 )  # fmt: skip
-                row["proposals"] += array.shape[0]  # pyright: ignore[reportOperatorIssue]
-                row["bytes"] += size  # pyright: ignore[reportOperatorIssue]
-                row["raw_bytes"] += int(np.prod(array.shape)) * 2  # pyright: ignore[reportOperatorIssue]
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        table["ratio_to_float16"] = table["bytes"] / table["raw_bytes"]
+                row["proposals"] += array.shape[0]
+                row["bytes"] += size
+                row["raw_bytes"] += int(np.prod(array.shape)) * 2
+        columns = ["dims", "shape", "dtype", "proposals", "bytes", "raw_bytes"]
+        table = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)
+        # without any proposal there is nothing to compare: NaN
+        table["ratio_to_float16"] = table["bytes"].astype(float) / table["raw_bytes"].where(table["raw_bytes"] > 0)
         return table.drop(columns="raw_bytes").rename_axis("array")
 
     def verify(self) -> list[str]:

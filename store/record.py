@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +38,37 @@ def difference(old: Record, new: Record) -> list[str]:
     """One line `stage.key: old -> new` per parameter or code version that differs, in alphabetical order."""
     before, now = _flatten(old), _flatten(new)
     return [
-        f"{key}: {_show(before.get(key))} -> {_show(now.get(key))}"
+        f"{key}: {_show(before, key)} -> {_show(now, key)}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        # compared as the fingerprint sees them: an absent key is not null, 1 is not 1.0
+        if key not in before or key not in now or canonical_json(before[key]) != canonical_json(now[key])
     ]
 
 
 def _flatten(record: Record) -> dict[str, Any]:
     stage = record["stage"]
     flat: dict[str, Any] = {f"{stage} code version": record["version"]}
-    _flatten_values(stage, record["parameters"], flat)
+    for key, value in record["parameters"].items():
+        _flatten_values(f"{stage}.{key}", value, flat)
     for earlier in record["after"].values():
         flat.update(_flatten(earlier))
     return flat
 
 
 def _flatten_values(prefix: str, value: Any, flat: dict[str, Any]) -> None:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for key, inner in value.items():
             _flatten_values(f"{prefix}.{key}", inner, flat)
     else:
         flat[prefix] = value
 
 
-def _show(value: Any) -> str:
-    if value is None:
+def _show(flat: dict[str, Any], key: str) -> str:
+    if key not in flat:
         return "nothing"
+    value = flat[key]
+    if value is None:
+        return "null"
     if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
         return value[:12]  # a digest
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
     return str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -41,16 +42,19 @@ NEIGHBOURS = pa.schema(
 )
 BOX = ["x1", "y1", "x2", "y2"]
 SCHEMAS: dict[str, pa.Schema] = {"proposals": PROPOSALS, "neighbours": NEIGHBOURS}
+WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}  # else flipped bits are read silently
 
 
 def write_table(folder: Path, name: str, columns: Mapping[str, object] | pd.DataFrame) -> None:
     """Write `folder/name.parquet` with exactly the columns of that table's schema."""
     schema = SCHEMAS[name]
-    if isinstance(columns, pd.DataFrame):
+    if isinstance(columns, pd.DataFrame) and columns.empty:
+        table = schema.empty_table()  # an empty column of pandas does not say what it would hold
+    elif isinstance(columns, pd.DataFrame):
         table = pa.Table.from_pandas(columns[schema.names], schema=schema, preserve_index=False)
     else:
         table = pa.table({key: pa.array(columns[key], type=schema.field(key).type) for key in schema.names}, schema)
-    pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+    pq.write_table(table, folder / f"{name}.parquet", **WRITING)
 
 
 def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -63,7 +67,7 @@ def merge_tables(stage: StageFolder, commits: Mapping[str, Commit], name: str) -
     path = _merged_path(stage, commits, name)
     if path.exists():
         return path
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMAS[name], compression="zstd") as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMAS[name], **WRITING) as writer:
         for video in sorted(commits):
             writer.write_table(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", None))
     for other in path.parent.glob(f"{name}-*.parquet"):
@@ -94,6 +98,6 @@ def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -
 
 def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(columns) if columns else None)
+        return pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise CorruptData(f"{path} cannot be read ({error}); run verify") from None

@@ -6,7 +6,7 @@ import gzip
 import json
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,26 @@ def read_annotation_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(f"annotation file {path} holds a {type(data).__name__}, not a PoseTrack annotation object")
     return data
+
+
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a malformed entry may raise
+
+
+def explain(error: Exception) -> str:
+    """One of `MALFORMED` in words."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def check_frames(path: Path, names: list[str]) -> None:
+    """DataError where frames have no names, or lie in several folders: those of several videos in one file."""
+    for frame, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{path} is malformed: frame {frame} has no image name")
+    folders = sorted({PurePosixPath(name).parent.as_posix() for name in names})
+    if len(folders) > 1:
+        raise DataError(
+            f"{path} holds frames of {len(folders)} videos ({folders[0]}, {folders[1]}); give every video its own file"
+        )
 
 
 def keypoint_boxes(keypoints: np.ndarray, margin: float) -> np.ndarray:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from glpose.data import posetrack17, posetrack18
+from glpose.data import jhmdb, posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
 from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource, ImageFrames, open_frames
-from glpose.options import FolderData, PoseTrack17Data, PoseTrack18Data, SplitOptions
+from glpose.keypoints import JHMDB, POSETRACK, JointSet
+from glpose.options import DataOptions, FolderData, JHMDBData, PoseTrack17Data, PoseTrack18Data, SplitOptions
 from store.errors import DataError
 from store.folder import check_unit_name
 from store.record import file_digest, fingerprint
 
 Split = Literal["train", "eval"]
-FORMATS = {"posetrack18": posetrack18, "posetrack17": posetrack17}
+ListedData = PoseTrack18Data | PoseTrack17Data | JHMDBData | FolderData
+FORMATS = {"posetrack18": posetrack18, "posetrack17": posetrack17}  # one JSON file per video
+JOINTS = {"posetrack18": POSETRACK, "posetrack17": POSETRACK, "generated": POSETRACK, "jhmdb": JHMDB}  # by data.kind
 
 
 @dataclass(frozen=True)
@@ -26,36 +30,66 @@ class VideoRef:
     """Where one video is, before anything of it is opened.
 
     path: the annotation file, or the video file or image folder where there is no annotation (format "file").
-    root: folder that image names in the annotation file are relative to.
+    root: folder that image names in the annotation are relative to.
     ranges: per split, first frame and end (exclusive; None: the last frame).
+    masks: file of the person masks that boxes are taken from, for formats that have one (jhmdb); it may be absent.
     """
 
     name: str
-    format: Literal["posetrack18", "posetrack17", "file"]
+    format: Literal["posetrack18", "posetrack17", "jhmdb", "file"]
     path: Path
     root: Path
     ranges: dict[str, tuple[int, int | None]]
+    masks: Path | None = None
 
 
 @dataclass(frozen=True)
 class Video:
-    """One opened video: its frames, annotations (None without) and the split of every frame."""
+    """One opened video: its frames, annotations (None without) and the split of every frame.
+
+    box_source: what annotated boxes come from, as proposals say it: "annotation", or "annotation:mask" and the like.
+    """
 
     name: str
     frames: FrameSource
     annotations: Annotations | None
     split: np.ndarray  # (F,) str, "train", "eval" or ""
+    box_source: str = "annotation"
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def list_videos(data: PoseTrack18Data | PoseTrack17Data | FolderData) -> list[VideoRef]:
+def _read_json(ref: VideoRef) -> tuple[Annotations, str]:
+    return FORMATS[ref.format].parse(ref.path, read_annotation_json(ref.path)), "annotation"
+
+
+def _read_jhmdb(ref: VideoRef) -> tuple[Annotations, str]:
+    return jhmdb.read(ref.path, ref.root, ref.masks)
+
+
+# By format: annotations of a video, and where their boxes come from.
+READERS: dict[str, Callable[[VideoRef], tuple[Annotations, str]]] = {
+    "posetrack18": _read_json,
+    "posetrack17": _read_json,
+    "jhmdb": _read_jhmdb,
+}
+
+
+def joint_set(data: DataOptions) -> JointSet:
+    """The joints that a data set annotates, and that heads trained on it predict. DataError where it has none."""
+    if data.kind not in JOINTS:
+        raise DataError(f"data of kind {data.kind!r} has no annotated joints: there is nothing to train or score on")
+    return JOINTS[data.kind]
+
+
+def list_videos(data: ListedData) -> list[VideoRef]:
     """Every video of the data set's splits, sorted by name. DataError where a folder is missing or empty."""
     if not data.root.is_dir():
         raise DataError(f"data folder {data.root} does not exist: give it with --set data.root=DIR")
     found: dict[str, VideoRef] = {}
-    for split, options in (("train", data.train), ("eval", data.eval)):
+    wanted: list[tuple[Split, SplitOptions | None]] = [("train", data.train), ("eval", data.eval)]
+    for split, options in wanted:
         for ref in [] if options is None else _list_split(data, split, options):
             other = found.get(ref.name)
             if other is None:
@@ -70,13 +104,12 @@ def list_videos(data: PoseTrack18Data | PoseTrack17Data | FolderData) -> list[Vi
 def open_video(ref: VideoRef) -> Video:
     """Open a video: read its annotation and find its frames. DataError where either cannot be used."""
     if ref.format == "file":
-        frames: FrameSource = open_frames(ref.name, ref.path)
-        annotations = None
-    else:
-        annotations = FORMATS[ref.format].parse(ref.path, read_annotation_json(ref.path))
-        paths = tuple(ref.root / name for name in annotations.frame_names)
-        frames = ImageFrames(ref.name, paths, list(annotations.frame_names))
-    return Video(ref.name, frames, annotations, frame_splits(ref, len(frames.names)))
+        files = open_frames(ref.name, ref.path)
+        return Video(ref.name, files, None, frame_splits(ref, len(files.names)))
+    annotations, box_source = READERS[ref.format](ref)
+    paths = tuple(ref.root / name for name in annotations.frame_names)
+    frames = ImageFrames(ref.name, paths, list(annotations.frame_names))
+    return Video(ref.name, frames, annotations, frame_splits(ref, len(paths)), box_source)
 
 
 def frame_splits(ref: VideoRef, frames: int) -> np.ndarray:
@@ -90,18 +123,30 @@ def frame_splits(ref: VideoRef, frames: int) -> np.ndarray:
 
 
 def inputs_digest(ref: VideoRef, video: Video) -> str:
-    """Digest of what a video consists of: frames, annotation file and splits, wherever they lie."""
+    """Digest of what a video consists of: frames, annotation file, masks and splits, wherever they lie."""
     annotation = file_digest(ref.path) if video.annotations is not None else ""
-    return fingerprint([ref.name, video.frames.fingerprint(), annotation, sorted(ref.ranges.items())])
+    parts = [ref.name, video.frames.fingerprint(), annotation, sorted(ref.ranges.items())]
+    if ref.masks is not None:
+        parts.append(file_digest(ref.masks) if ref.masks.is_file() else "")
+    return fingerprint(parts)
 
 
 def ground_truth(ref: VideoRef, start: int, stop: int) -> dict[str, Any]:
-    """The annotation file's own content, restricted to the frames [start, stop)."""
+    """The annotation file's own content, restricted to the frames [start, stop); for the formats of FORMATS."""
     return FORMATS[ref.format].select_frames(read_annotation_json(ref.path), start, stop)
 
 
-def _list_split(
-    data: PoseTrack18Data | PoseTrack17Data | FolderData, split: str, options: SplitOptions
+def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    refs = _jhmdb_refs(data, split, options) if isinstance(data, JHMDBData) else _file_refs(data, split, options)
+    chosen = [ref for ref in refs if fnmatch.fnmatch(ref.name, options.videos)]
+    if not chosen:
+        near = ", ".join(ref.name for ref in refs[:3])
+        raise DataError(f"no video matches data.{split}.videos = {options.videos!r}; there are {near} ...")
+    return chosen
+
+
+def _file_refs(
+    data: PoseTrack18Data | PoseTrack17Data | FolderData, split: Split, options: SplitOptions
 ) -> list[VideoRef]:
     if isinstance(data, FolderData):
         paths = _video_paths(data)
@@ -113,17 +158,30 @@ def _list_split(
         if not paths:
             raise DataError(f"{folder} holds no annotation files (*.json)")
     kind = "file" if isinstance(data, FolderData) else data.kind
-    refs = [
+    return [
         VideoRef(
             check_unit_name(path.stem if path.is_file() else path.name), kind, path, data.root, {split: options.frames}
         )
         for path in paths
     ]
-    chosen = [ref for ref in refs if fnmatch.fnmatch(ref.name, options.videos)]
-    if not chosen:
-        near = ", ".join(ref.name for ref in refs[:3])
-        raise DataError(f"no video matches data.{split}.videos = {options.videos!r}; there are {near} ...")
-    return chosen
+
+
+def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    folder = data.root / data.splits
+    if not folder.is_dir():
+        raise DataError(f"folder of split files {folder} does not exist (data.splits)")
+    return [
+        VideoRef(
+            name=check_unit_name(jhmdb.video_name(clip.name)),
+            format="jhmdb",
+            path=data.root / data.annotations / clip.action / clip.name / "joint_positions.mat",
+            root=data.root / data.images,
+            ranges={split: options.frames},
+            masks=data.root / data.masks / clip.action / clip.name / "puppet_mask.mat",
+        )
+        for clip in jhmdb.read_splits(folder, data.split)
+        if clip.split == split
+    ]
 
 
 def _video_paths(data: FolderData) -> list[Path]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.annotations import Annotations, assemble
+from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from store.errors import DataError
 
@@ -30,9 +30,9 @@ def parse(path: Path, data: dict[str, Any]) -> Annotations:
     if not isinstance(data.get("annolist"), list):
         raise DataError(f"{path} is not a PoseTrack17 file: it has no list 'annolist'")
     try:
-        return _parse(data)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is malformed: {type(error).__name__} {error}") from None
+        return _parse(path, data)
+    except MALFORMED as error:
+        raise DataError(f"{path} is malformed: {explain(error)}") from None
 
 
 def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
@@ -40,21 +40,37 @@ def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]
     return {**data, "annolist": data["annolist"][start:stop]}
 
 
-def _parse(data: dict[str, Any]) -> Annotations:
+def _parse(path: Path, data: dict[str, Any]) -> Annotations:
     names, labelled, people = [], [], []
     for frame, entry in enumerate(data["annolist"]):
-        names.append(entry["image"][0]["name"])
-        rects = entry.get("annorect") or []
-        labelled.append(bool(rects))
-        for rect in rects:
-            points = (rect.get("annopoints") or [{}])[0].get("point") or []
-            keypoints = np.zeros((len(POSETRACK), 3))
-            for point in points:
-                joint = point["id"][0]
-                if joint is not None and 0 <= joint < len(POSETRACK) and keypoints[joint, 2] == 0:
-                    visible = (point.get("is_visible") or [1])[0]
-                    flag = HIDDEN if visible in (0, "0", False) else VISIBLE
-                    keypoints[joint] = [point["x"][0], point["y"][0], flag]
-            if keypoints[:, 2].any():
-                people.append((frame, int((rect.get("track_id") or [-1])[0]), np.full(4, np.nan), keypoints))
+        try:
+            names.append(entry["image"][0]["name"])
+            rects = entry.get("annorect") or []
+            labelled.append(bool(rects))
+            for rect in rects:
+                keypoints = _keypoints(rect)
+                if keypoints[:, 2].any():
+                    people.append((frame, _track(rect), np.full(4, np.nan), keypoints))
+        except MALFORMED as error:
+            raise DataError(f"{path} is malformed: frame {frame}: {explain(error)}") from None
+    check_frames(path, names)
     return assemble(POSETRACK, names, names, labelled, people)
+
+
+def _keypoints(rect: dict[str, Any]) -> np.ndarray:
+    """(15, 3) keypoints of a person; of several points of one joint the first counts."""
+    keypoints = np.zeros((len(POSETRACK), 3))
+    for point in (rect.get("annopoints") or [{}])[0].get("point") or []:
+        joint = point["id"][0]
+        if joint is not None and 0 <= joint < len(POSETRACK) and keypoints[joint, 2] == 0:
+            visible = (point.get("is_visible") or [1])[0]
+            flag = HIDDEN if visible in (0, "0", False) else VISIBLE
+            keypoints[joint] = [point["x"][0], point["y"][0], flag]
+    if not np.isfinite(keypoints).all():
+        raise ValueError("a coordinate of a joint is not a number")
+    return keypoints
+
+
+def _track(rect: dict[str, Any]) -> int:
+    track = (rect.get("track_id") or [None])[0]
+    return -1 if track is None else int(track)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.annotations import Annotations, assemble
+from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from store.errors import DataError
 
@@ -38,8 +38,8 @@ def parse(path: Path, data: dict[str, Any]) -> Annotations:
         raise DataError(f"{path} is not a PoseTrack18 file: it has no list {missing[0]!r}")
     try:
         return _parse(path, data)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is malformed: {type(error).__name__} {error}") from None
+    except MALFORMED as error:
+        raise DataError(f"{path} is malformed: {explain(error)}") from None
 
 
 def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
@@ -61,19 +61,39 @@ def _parse(path: Path, data: dict[str, Any]) -> Annotations:
     order = POSETRACK.indices_of(category["keypoints"])
     if absent := set(POSETRACK.joints) - set(category["keypoints"]):
         raise DataError(f"{path} does not name the joint {sorted(absent)[0]!r}: is it a PoseTrack18 file?")
+    names = [image["file_name"] for image in images]
+    check_frames(path, names)
     people = []
-    for person in data["annotations"]:
-        if person["image_id"] not in frame_of:
-            raise DataError(f"{path} is malformed: an annotation names the unknown image {person['image_id']}")
-        points = np.asarray(person["keypoints"], np.float64).reshape(len(order), 3)
-        keypoints = np.zeros((len(POSETRACK), 3))
-        for source, target in enumerate(order):
-            if target is not None and points[source].any():
-                keypoints[target] = [*points[source, :2], VISIBLE if points[source, 2] > 0 else HIDDEN]
-        x, y, width, height = person.get("bbox") or [np.nan] * 4
-        box = np.array([x, y, x + width, y + height], np.float64)
-        people.append((frame_of[person["image_id"]], int(person.get("track_id", -1)), box, keypoints))
+    for number, person in enumerate(data["annotations"]):
+        try:
+            people.append(_person(person, frame_of, order))
+        except MALFORMED as error:
+            raise DataError(f"{path} is malformed: annotation {number}: {explain(error)}") from None
     annotated = {frame for frame, *_ in people}
     labelled = [bool(image.get("is_labeled", frame in annotated)) for frame, image in enumerate(images)]
     ids = [str(image["id"]) for image in images]
-    return assemble(POSETRACK, [image["file_name"] for image in images], ids, labelled, people)
+    return assemble(POSETRACK, names, ids, labelled, people)
+
+
+def _person(
+    person: dict[str, Any], frame_of: dict[Any, int], order: list[int | None]
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """Frame, track id, box (4,) and keypoints (15, 3); order: for every joint of the file, its index here."""
+    if person["image_id"] not in frame_of:
+        raise ValueError(f"there is no image {person['image_id']}")
+    points = np.asarray(person["keypoints"], np.float64)
+    if points.size != 3 * len(order):
+        raise ValueError(f"it has {points.size} numbers as keypoints, {len(order)} joints need {3 * len(order)}")
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate of its keypoints is not a number")
+    keypoints = np.zeros((len(POSETRACK), 3))
+    for point, target in zip(points.reshape(-1, 3), order, strict=True):
+        if target is not None and point.any():
+            keypoints[target] = [*point[:2], VISIBLE if point[2] > 0 else HIDDEN]
+    bbox = person.get("bbox") or [np.nan] * 4
+    if len(bbox) != 4:
+        raise ValueError(f"its bbox has {len(bbox)} numbers, not 4")
+    x, y, width, height = bbox
+    track = person.get("track_id")
+    box = np.array([x, y, x + width, y + height], np.float64)
+    return frame_of[person["image_id"]], -1 if track is None else int(track), box, keypoints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +71,17 @@ class ImageFrames:
 
     def _decode(self, frame: int) -> np.ndarray:
         path = self.paths[frame]
-        if not path.exists():
-            raise self._absent(frame)
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise self._absent(frame) from None
+        except OSError as error:
+            raise DataError(f"video {self.video!r}: frame {frame} cannot be read ({path}: {error.strerror})") from None
+        image = decode_image(raw)
         if image is None:
-            raise DataError(f"video {self.video!r}: frame {frame} cannot be decoded ({path}); replace the file")
+            raise DataError(
+                f"video {self.video!r}: frame {frame} cannot be decoded ({path}): cut off, or not an image; replace it"
+            )
         return image
 
     def _absent(self, frame: int) -> DataError:
@@ -124,9 +131,13 @@ class VideoFileFrames:
 
 
 def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
-    """Frames of a folder of images (sorted by name) or of a video file. DataError where there are none."""
+    """Frames of a folder of images or of a video file. DataError where there are none.
+
+    Images go by name, numbers in it by value: 2.jpg before 10.jpg.
+    """
     if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        images = sorted(found, key=lambda p: (_by_number(p.name), p.name))
         if not images:
             raise DataError(f"video {video!r}: {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return ImageFrames(video, tuple(images), [f"{video}/{p.name}" for p in images])
@@ -134,6 +145,25 @@ def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
         raise DataError(f"video {video!r}: {path} does not exist")
     status = path.stat()
     return VideoFileFrames(video, path, _count_frames(video, path, (status.st_size, status.st_mtime_ns)))
+
+
+def decode_image(raw: bytes) -> np.ndarray | None:
+    """An encoded image as (h, w, 3) uint8 BGR; None where it is cut off or no image.
+
+    Of a JPEG that is cut off, OpenCV would return what is there and grey below it: such a file has no end-of-image
+    marker (FF D9) after its last start-of-scan marker (FF DA). Neither occurs within compressed data.
+    """
+    if raw[:2] == b"\xff\xd8" and raw.rfind(b"\xff\xd9") < raw.rfind(b"\xff\xda"):
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # nothing to decode, or larger than OpenCV takes
+        return None
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
 def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
@@ -157,9 +187,30 @@ def _count_frames(video: str, path: Path, version: tuple[int, int]) -> int:
     capture.release()
     if length == 0:
         raise DataError(f"video {video!r}: {path} has no frame that can be decoded")
-    if promised - length > max(2, 0.05 * promised):
+    if promised - length > max(2, 0.05 * promised) or _is_cut_off(path):
         raise DataError(
-            f"video {video!r}: {path} ends at frame {length}, its header promises {promised}: the file is truncated; "
+            f"video {video!r}: {path} is truncated: {length} frames can be decoded, its header promises {promised}; "
             "copy it again, or re-encode what is there (ffmpeg -i IN -c:v libx264 OUT.mp4)"
         )
     return length
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether an MP4 (or MOV) or AVI ends before the last of its outermost boxes does. False for other containers."""
+    size, position = path.stat().st_size, 0
+    with open(path, "rb") as handle:
+        avi = handle.read(4) == b"RIFF"
+        while position + 8 <= size:
+            handle.seek(position)
+            head = handle.read(16)
+            if avi:
+                known = head[:4] == b"RIFF" and any(head[4:8])
+                length = 8 + int.from_bytes(head[4:8], "little")
+            else:
+                known = head[4:8].isalnum() if position else head[4:8] == b"ftyp"
+                length = int.from_bytes(head[:4], "big")
+                length = int.from_bytes(head[8:16], "big") if length == 1 else length
+            if not known or length < 8:  # something else, or a length that was never filled in
+                return False
+            position += length
+    return position > size

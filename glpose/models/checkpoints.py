@@ -221,9 +221,21 @@ def tensors_digest(state_dict: Mapping[str, Tensor]) -> str:
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata as safetensors; a reader sees the old file or the new one, never a part of either."""
     own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    data = safetensors.torch.save(own, dict(metadata))
+    data = _in_order(safetensors.torch.save(own, dict(metadata)))
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
+
+
+def _in_order(data: bytes) -> bytes:
+    """Safetensors bytes with their metadata sorted: the library's order is random, and equal contents must give equal
+    bytes.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -1,0 +1,193 @@
+"""PCK: the share of joints predicted within alpha times the person's size (Yang and Ramanan 2013; Sub-JHMDB).
+
+A joint at exactly that distance is right, as in "falls within"; mmpose counts only smaller distances. Papers on
+Sub-JHMDB average in different ways, which differ by more than the methods do: see `PCKResult.averages`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from glpose.data.poses import PoseFile, read_poses
+from glpose.keypoints import VISIBLE, JointSet
+from store.errors import DataError
+
+TORSO = ("left_shoulder", "right_hip")  # the joints whose distance is the torso's size, as in mmpose
+
+
+@dataclass(frozen=True)
+class PCKResult:
+    """Scores in percent, NaN where nothing was annotated.
+
+    joints: joint -> PCK. groups: Head ... Ankle -> mean over those of their joints that are annotated at all.
+    averages: "by_joint_count", groups weighted by their number of joints, which is (3 Head + 12 paired) / 15 on JHMDB
+    and the GLPose paper's Avg; "pooled", right joints over annotated ones, the same where all are annotated in every
+    frame; "over_groups", the plain mean of the groups (Convolutional Pose Machines' and LSTM PM's published Avg).
+    counts: "annotated" and "right" -> joint -> number. people: scored ones. left_out: people whose size is unknown.
+    """
+
+    alpha: float
+    size: str
+    joints: dict[str, float]
+    groups: dict[str, float]
+    averages: dict[str, float]
+    counts: dict[str, dict[str, int]]
+    people: int
+    left_out: int
+
+    @property
+    def mean(self) -> float:
+        """The average that the paper prints."""
+        return self.averages["by_joint_count"]
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain data, None for NaN."""
+
+        def plain(values: Mapping[str, float]) -> dict[str, float | None]:
+            return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+        return {
+            "metric": f"PCK@{self.alpha:g}",
+            "size": self.size,
+            "joints": plain(self.joints),
+            "groups": plain(self.groups),
+            "mean": plain({"mean": self.mean})["mean"],
+            "averages": plain(self.averages),
+            "counts": self.counts,
+            "people": self.people,
+            "left_out": self.left_out,
+        }
+
+
+def score_poses(
+    predicted: np.ndarray,
+    annotated: np.ndarray,
+    boxes: np.ndarray,
+    joints: JointSet,
+    alpha: float = 0.2,
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> PCKResult:
+    """PCK of n people, each with the prediction that stands for it.
+
+    predicted: (n, J, 2 or more) x, y in frame px; a NaN is wrong. annotated: (n, J, 3) x, y and flag; joints with flag
+    0 or a NaN do not count. boxes: (n, 4) xyxy of the annotated people, whose max(w, h) is their size; a person with
+    a box or torso of no size, or with NaN in it, is left out.
+    """
+    known = np.isfinite(annotated[..., :2]).all(axis=-1) & (annotated[..., 2] > 0)
+    counts = known & (annotated[..., 2] >= (VISIBLE if counted == "visible" else 1))
+    sizes = _torsos(annotated, known, joints) if size == "torso" else _box_sizes(boxes)
+    usable = np.isfinite(sizes) & (sizes > 0)
+    distances = np.linalg.norm(predicted[..., :2] - annotated[..., :2], axis=-1)
+    with np.errstate(invalid="ignore"):
+        right = distances <= alpha * sizes[:, None]  # False for NaN
+    counts = counts & usable[:, None]
+    total, hits = counts.sum(axis=0), (counts & right).sum(axis=0)
+
+    per_joint = np.full(len(joints), np.nan)
+    np.divide(100.0 * hits, total, out=per_joint, where=total > 0)
+    groups = {name: _mean([per_joint[j] for j in members]) for name, members in joints.groups.items()}
+    weights = [len(members) for members in joints.groups.values()]
+    return PCKResult(
+        alpha=alpha,
+        size=size,
+        joints=dict(zip(joints.joints, per_joint.tolist(), strict=True)),
+        groups=groups,
+        averages={
+            "by_joint_count": _mean(list(groups.values()), weights),
+            "pooled": 100.0 * int(hits.sum()) / int(total.sum()) if total.sum() else math.nan,
+            "over_groups": _mean(list(groups.values())),
+        },
+        counts={
+            "annotated": dict(zip(joints.joints, total.tolist(), strict=True)),
+            "right": dict(zip(joints.joints, hits.tolist(), strict=True)),
+        },
+        people=int(usable.sum()),
+        left_out=int((~usable).sum()),
+    )
+
+
+def evaluate(
+    gt_dir: str | Path,
+    pred_dir: str | Path,
+    joints: JointSet,
+    alpha: float = 0.2,
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> PCKResult:
+    """PCK of a folder of pose files against one of annotated pose files of the same names (`glpose.data.poses`).
+
+    For one person per frame: of several predictions the one with the highest box score counts (the first of equals),
+    and without one all joints of the frame are wrong. DataError, naming the file, where one is missing or malformed.
+    """
+    paths = sorted(Path(gt_dir).glob("*.json"))
+    if not paths:
+        raise DataError(f"{gt_dir} holds no pose files (*.json)")
+    predicted, annotated, boxes = [], [], []
+    for path in paths:
+        truth, found = read_poses(path), read_poses(Path(pred_dir) / path.name)
+        for file, where in ((truth, path), (found, Path(pred_dir) / path.name)):
+            if file.joints != joints.joints:
+                raise DataError(f"{where} has other joints than {joints.name} data: {', '.join(file.joints[:3])}, ...")
+        if len(np.unique(truth.frame)) < len(truth.frame):
+            raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
+        predicted.append(_best_of_frames(found, truth.frame))
+        annotated.append(truth.keypoints)
+        boxes.append(truth.boxes)
+    return score_poses(
+        np.concatenate(predicted), np.concatenate(annotated), np.concatenate(boxes), joints, alpha, size, counted
+    )
+
+
+def format_table(results: Mapping[str, PCKResult], *, details: bool = False) -> str:
+    """PCK by group and the paper's average as plain text, one row per name; NaN prints as "-".
+
+    details=True adds the two other averages.
+    """
+    rows = {name: {**result.groups, "Avg": result.mean} for name, result in results.items()}
+    if details:
+        others = {"pooled": "pooled", "over groups": "over_groups"}
+        rows = {
+            name: {**row, **{column: results[name].averages[key] for column, key in others.items()}}
+            for name, row in rows.items()
+        }
+    columns = list(next(iter(rows.values()))) if rows else []
+    first = max((len(name) for name in rows), default=0)
+    lines = [" " * first + "".join(f"  {column:>6}" for column in columns)]
+    for name, row in rows.items():
+        cells = ["-" if math.isnan(row[column]) else f"{row[column]:.1f}" for column in columns]
+        padded = (f"  {cell:>{max(6, len(column))}}" for cell, column in zip(cells, columns, strict=True))
+        lines.append(f"{name:<{first}}" + "".join(padded))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _best_of_frames(found: PoseFile, frames: np.ndarray) -> np.ndarray:
+    """(n, J, 2) x, y of the pose with the highest box score in each frame, NaN where there is none."""
+    best = np.full((len(frames), len(found.joints), 2), np.nan)
+    for row, frame in enumerate(frames):
+        candidates = np.flatnonzero(found.frame == frame)
+        if len(candidates):
+            best[row] = found.keypoints[candidates[found.score[candidates].argmax()], :, :2]
+    return best
+
+
+def _box_sizes(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=-math.inf)
+
+
+def _torsos(annotated: np.ndarray, known: np.ndarray, joints: JointSet) -> np.ndarray:
+    a, b = (joints.joints.index(name) for name in TORSO)
+    torsos = np.linalg.norm(annotated[:, a, :2] - annotated[:, b, :2], axis=-1)
+    return np.where(known[:, a] & known[:, b], torsos, np.nan)
+
+
+def _mean(values: list[float], weights: list[int] | None = None) -> float:
+    """Mean of the values that are not NaN; NaN if all are."""
+    kept = [(v, w) for v, w in zip(values, weights or [1] * len(values), strict=True) if not math.isnan(v)]
+    return float(sum(v * w for v, w in kept) / sum(w for _, w in kept)) if kept else math.nan

@@ -1,0 +1,139 @@
+"""Predictions and ground truth of an evaluation split as files, and their scores, by each data set's own protocol.
+
+All write ground_truth/VIDEO.json and predictions/VARIANT/VIDEO.json, and score exactly those files, so that anyone can
+score them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from glpose.data import predictions
+from glpose.data.annotations import Annotations
+from glpose.data.dataset import Video, VideoRef, ground_truth
+from glpose.data.poses import PoseFile, write_poses
+from glpose.metrics import pck, posetrack
+from glpose.options import EvalOptions
+from store.errors import DataError
+from store.tables import BOX
+
+GROUND_TRUTH, PREDICTIONS = "ground_truth", "predictions"
+
+
+@dataclass(frozen=True)
+class EvaluatedVideo:
+    """A video with the poses predicted in its frames [start, stop).
+
+    table: its n proposals there, as in `store.tables`. poses: variant -> (n, J, 3) x, y in frame px, score.
+    """
+
+    ref: VideoRef
+    video: Video
+    start: int
+    stop: int
+    table: pd.DataFrame
+    poses: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a protocol says of several variants.
+
+    metric: its name, as tables print it. results: variant -> plain data. mean: variant -> percent, NaN where nothing
+    was annotated. table: from variant -> label, a text table of those rows.
+    """
+
+    metric: str
+    results: dict[str, dict[str, object]]
+    mean: dict[str, float]
+    table: Callable[[dict[str, str]], str]
+
+
+def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """AP as poseval computes it; files in the form of the videos' own PoseTrack version."""
+    for video in videos:
+        truth = ground_truth(video.ref, video.start, video.stop)
+        _write_json(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
+        frame, boxes = video.table["frame"].to_numpy() - video.start, video.table[BOX].to_numpy()
+        for variant, poses in video.poses.items():
+            if video.ref.format == "posetrack17":
+                names = [entry["image"][0]["name"] for entry in truth["annolist"]]
+                content = predictions.posetrack17(names, frame, boxes, poses)
+            else:
+                content = predictions.posetrack18(truth["images"], frame, boxes, poses)
+            _write_json(out / PREDICTIONS / variant / f"{video.ref.name}.json", content)
+    results = {
+        variant: posetrack.evaluate(out / GROUND_TRUTH, out / PREDICTIONS / variant, joints=options.joints)
+        for variant in videos[0].poses
+    }
+    return Scores(
+        metric="AP",
+        results={variant: result.as_json() for variant, result in results.items()},
+        mean={variant: result.mean for variant, result in results.items()},
+        table=lambda labels: posetrack.format_table({labels[v]: results[v] for v in labels}, details=True),
+    )
+
+
+def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """PCK of one person per frame; files as `glpose.data.poses` describes them."""
+    for video in videos:
+        truth = _annotated(video)
+        write_poses(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
+        for variant, poses in video.poses.items():
+            found = PoseFile(
+                video=truth.video,
+                joints=truth.joints,
+                frame_names=truth.frame_names,
+                frame=video.table["frame"].to_numpy() - video.start,
+                boxes=video.table[BOX].to_numpy(),
+                score=video.table["score"].to_numpy(),
+                keypoints=poses,
+            )
+            write_poses(out / PREDICTIONS / variant / f"{video.ref.name}.json", found)
+    joints, how = _notes(videos[0]).joints, options.pck
+    results = {
+        variant: pck.evaluate(
+            out / GROUND_TRUTH, out / PREDICTIONS / variant, joints, how.alpha, how.size, options.joints
+        )
+        for variant in videos[0].poses
+    }
+    size = "max(w, h)" if how.size == "box" else "the torso"
+    sources = sorted({video.video.box_source for video in videos})
+    return Scores(
+        metric=f"PCK@{how.alpha:g} of {size} ({', '.join(sources)})",
+        results={variant: result.as_json() for variant, result in results.items()},
+        mean={variant: result.mean for variant, result in results.items()},
+        table=lambda labels: pck.format_table({labels[v]: results[v] for v in labels}, details=True),
+    )
+
+
+def _annotated(video: EvaluatedVideo) -> PoseFile:
+    notes = _notes(video)
+    rows = np.flatnonzero((notes.frame >= video.start) & (notes.frame < video.stop))
+    return PoseFile(
+        video=video.ref.name,
+        joints=notes.joints.joints,
+        frame_names=notes.frame_names[video.start : video.stop],
+        frame=notes.frame[rows] - video.start,
+        boxes=notes.boxes[rows],
+        score=np.ones(len(rows)),
+        keypoints=notes.keypoints[rows],
+    )
+
+
+def _notes(video: EvaluatedVideo) -> Annotations:
+    if video.video.annotations is None:
+        raise DataError(f"video {video.ref.name!r} has no annotations: there is nothing to score against")
+    return video.video.annotations
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content) + "\n")

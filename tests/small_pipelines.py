@@ -1,0 +1,119 @@
+"""Pipelines so small that all stages run in a second or two: tiny clips, a tiny untrained backbone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+
+from glpose.data.generated import ClipOptions, write_clip
+from glpose.models.checkpoints import save_checkpoint
+from glpose.models.hrnet import HRNet
+from stages.cli import main
+from stages.config import load_pipeline
+from stages.run import STAGES
+from stages.stage import Context
+from store.folder import StageFolder
+
+NAME = "small"
+CLIP = ClipOptions(height=96, width=128, frames=6, people=(2, 3), occluders=(0, 1), blur_samples=1)
+STAGE_OPTIONS: dict[str, Any] = {
+    "extract": {"crop_size": [64, 48], "k": 1},
+    "index": {"n": 2, "pool": 3, "exclude_window": 1},
+    "train": {"epochs": 1, "batch_size": 4, "milestones": [], "heads": {"k": 1, "n": 2, "blocks": 1}},
+    "runtime": {"device": "cpu", "threads": 1},
+}
+GENERATED = {
+    "kind": "generated", "train_clips": 2, "eval_clips": 1, "frames": 6, "height": 96, "width": 128, "people": [2, 3],
+    "occluders": [0, 1],
+}  # fmt: skip
+
+
+def write_backbone(path: Path, width: int = 8) -> Path:
+    """An untrained HRNet that ends at the features; its batch norms have seen noise, so that features tell people apart."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = HRNet(width, num_joints=15, stages=3).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        model(torch.randn(8, 3, 64, 48))
+        save_checkpoint(path, model.state_dict(), {})
+    return path
+
+
+def write_dataset(root: Path, train: Sequence[str] = ("a", "b"), evaluate: Sequence[str] = ("c",)) -> None:
+    """A PoseTrack18-style data set of generated clips."""
+    for split, names in (("train", train), ("val", evaluate)):
+        for name in names:
+            write_clip(root, split, name, CLIP, seed=0, clip=ord(name[0]))
+
+
+def write_pipeline(folder: Path, data: dict[str, Any] | None = None, **changes: dict[str, Any]) -> Path:
+    """A pipelines.yaml of one pipeline, `small`, on folder/data, working in folder/work; its path.
+
+    data: another data block. changes: merged into the options of a stage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "backbone.safetensors"
+    if not checkpoint.exists():
+        write_backbone(checkpoint)
+    blocks = {name: {**block, **changes.get(name, {})} for name, block in {**STAGE_OPTIONS, **changes}.items()}
+    blocks["extract"] = {"checkpoint": str(checkpoint), **blocks["extract"]}
+    data = data or {"kind": "posetrack18", "root": str(folder / "data")}
+    path = folder / "pipelines.yaml"
+    path.write_text(yaml.safe_dump({"pipelines": {NAME: {"work": str(folder / "work"), "data": data, **blocks}}}))
+    return path
+
+
+def context(config: Path, *settings: str, videos: str = "*") -> Context:
+    """The context of one run of the pipeline `small`."""
+    return Context(load_pipeline(config, NAME, settings), videos)
+
+
+def glpose_stage(config: Path, verb: str, *arguments: str) -> tuple[int, str]:
+    """Run a command on the pipeline `small` in this process; exit code, and all that it printed."""
+    printed = io.StringIO()
+    command = ["glpose-stage", verb, "-p", NAME, "--config", str(config), *arguments]
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        mock.patch.object(sys, "argv", command),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0), printed.getvalue()
+    return 0, printed.getvalue()
+
+
+def commit_digests(work: Path) -> dict[str, dict[str, str]]:
+    """Contents of everything that is in force: stage -> unit -> digest."""
+    return {
+        name: {unit: commit.digest for unit, commit in folder.commits(record).items()}
+        for name in STAGES
+        if (record := (folder := StageFolder(work / name)).record_in_force()) is not None
+    }
+
+
+def attempts(work: Path, stage: str) -> dict[str, str]:
+    """Unit -> the attempt that is in force."""
+    folder = StageFolder(work / stage)
+    record = folder.record_in_force()
+    return {} if record is None else {unit: commit.attempt for unit, commit in folder.commits(record).items()}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name, size and time of every file and link below a folder: equal where nothing was written."""
+    return {
+        path.relative_to(folder).as_posix(): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }

@@ -1,0 +1,110 @@
+"""Pictures: poses are drawn where they are, sheets and videos have the sizes they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from glpose.data.video import open_frames
+from glpose.drawing import contact_sheet, draw_poses, person_colour, write_image, write_video
+from glpose.keypoints import POSETRACK
+from store.errors import DataError
+
+HEIGHT, WIDTH = 120, 200
+PEOPLE = np.array([0])
+
+
+def pose(x: float = 40, score: float = 0.9) -> np.ndarray:
+    """(1, 15, 3): joints on a line downwards, 7 px apart."""
+    return np.stack([np.full(15, x), 10 + 7 * np.arange(15.0), np.full(15, score)], axis=1)[None]
+
+
+def black(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def drawn_at(picture: np.ndarray) -> np.ndarray:
+    """(n, 2) y, x of what is not black."""
+    return np.argwhere(picture.any(axis=2))
+
+
+def test_a_pose_is_drawn_where_it_is() -> None:
+    frame = black()
+    picture = draw_poses(frame, pose(), PEOPLE, POSETRACK, 0.1)
+    assert not frame.any()  # a copy
+    places = drawn_at(picture)
+    assert (abs(places[:, 1] - 40) <= 5).all() and places[:, 0].min() >= 5 and places[:, 0].max() <= 10 + 7 * 14 + 5
+    for joint in range(15):
+        assert picture[10 + 7 * joint, 40].tolist() == list(person_colour(0)), POSETRACK.joints[joint]
+
+
+def test_weak_joints_and_their_limbs_are_left_out() -> None:
+    weak = pose()
+    weak[0, 5:, 2] = 0.09
+    places = drawn_at(draw_poses(black(), weak, PEOPLE, POSETRACK, 0.1))
+    assert 10 + 7 * 4 <= places[:, 0].max() <= 10 + 7 * 4 + 5
+    weak[0, :, 2] = 0.09
+    assert not draw_poses(black(), weak, PEOPLE, POSETRACK, 0.1).any()
+    weak[0, :, 2] = np.nan
+    assert not draw_poses(black(), weak, PEOPLE, POSETRACK, 0.1).any()
+
+
+def test_limbs_join_joints() -> None:
+    two = np.zeros((1, 15, 3))
+    a, b = POSETRACK.limbs[0]
+    two[0, a], two[0, b] = [20, 60, 1], [180, 60, 1]
+    assert draw_poses(black(), two, PEOPLE, POSETRACK, 0.1)[60, 100].any()
+    two[0, b, 2] = 0
+    assert not draw_poses(black(), two, PEOPLE, POSETRACK, 0.1)[60, 100].any()
+
+
+def test_people_have_colours_of_their_own() -> None:
+    both = draw_poses(black(), np.concatenate([pose(40), pose(150)]), np.array([3, 4]), POSETRACK, 0.1)
+    assert both[10, 40].tolist() == list(person_colour(3)) and both[10, 150].tolist() == list(person_colour(4))
+    assert len({person_colour(number) for number in range(30)}) == 30
+
+
+def test_joints_outside_the_frame_and_nobody() -> None:
+    away = draw_poses(black(), pose(x=-5000), PEOPLE, POSETRACK, 0.1)
+    assert not away.any()
+    nobody = draw_poses(black(), np.zeros((0, 15, 3)), np.array([], int), POSETRACK, 0.1)
+    assert nobody.shape == (HEIGHT, WIDTH, 3) and not nobody.any()
+
+
+def test_contact_sheet() -> None:
+    white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    sheet = contact_sheet([("one", [white] * 3), ("two", [white, white[:60]])], tile_width=100)
+    label = sheet.shape[0] // 2 - 60
+    assert sheet.shape == (2 * (label + 60), 300, 3) and 10 < label < 40
+    assert (sheet[label : label + 60] == 255).all()
+    second = sheet[2 * label + 60 :]
+    assert (second[:30, :200] == 255).all() and (second[31:, :100] == 255).all()
+    assert not second[31:, 100:].any() and not second[:, 200:].any()  # the lower tile, and where there is none
+    assert (sheet[:label] == 255).any()  # the label's letters
+
+
+def test_a_written_video_has_its_frames(tmp_path: Path) -> None:
+    frames = [np.full((HEIGHT, WIDTH, 3), 30 * k, np.uint8) for k in range(7)]
+    write_video(tmp_path / "v.mp4", iter(frames), 10)
+    source = open_frames("v", tmp_path / "v.mp4")
+    assert len(source.names) == 7 and source.size() == (HEIGHT, WIDTH)
+    means = [float(image.mean()) for _, image in source.read(range(7))]
+    assert np.allclose(means, [30 * k for k in range(7)], atol=6)
+
+
+def test_frames_of_another_size_are_not_lost(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", [black(), black(60, 90), black()], 10)
+    source = open_frames("v", tmp_path / "v.mp4")
+    assert len(source.names) == 3 and source.size() == (HEIGHT, WIDTH)
+
+
+def test_pictures_and_videos_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"v\.mp4 cannot be written as an MP4 .*eval\.overlay=false"):
+        write_video(tmp_path / "absent" / "v.mp4", [black()], 10)
+    with pytest.raises(DataError, match="cannot be written as an image"):
+        write_image(tmp_path / "absent" / "v.png", black())
+    write_image(tmp_path / "v.png", black())
+    assert cv2.imread(str(tmp_path / "v.png")) is not None

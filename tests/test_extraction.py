@@ -1,0 +1,349 @@
+"""Extraction of one video: the same numbers as crop by crop, nothing decoded or computed twice, bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy_reference as reference
+import pytest
+import torch
+import zarr
+from torch import Tensor
+
+from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, local_offsets, source_frames
+from glpose.geometry import crop_affine, crop_frame, normalise_crops, warp_crop
+from glpose.models.checkpoints import load_heads, load_hrnet, save_checkpoint
+from glpose.models.glpose import GLPoseHeads
+from glpose.models.hrnet import HRNet, fold_batch_norm
+from glpose.options import ExtractOptions, HeadOptions
+from store.errors import CheckpointError, DataError
+from store.features import GROUP, FeatureWriter
+
+CROP = (64, 48)
+LENGTH = 9
+FRAMES = np.array([0, 0, 1, 3, 3, 3, 4, 7, 8])  # key frames of nine proposals
+
+
+@dataclass
+class Clip:
+    """A clip of noise in memory, which counts what is decoded."""
+
+    length: int = LENGTH
+    decoded: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{frame}.jpg" for frame in range(self.length)]
+
+    def image(self, frame: int) -> np.ndarray:
+        coarse = np.random.default_rng(frame).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
+
+    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame in sorted(set(wanted)):
+            self.decoded[frame] += 1
+            yield frame, self.image(frame)
+
+    def size(self) -> tuple[int, int]:
+        return 120, 160
+
+    def fingerprint(self) -> str:
+        return "clip"
+
+
+def boxes(count: int) -> np.ndarray:
+    """(count, 4) boxes, some reaching out of the frame's crop."""
+    corner = np.random.default_rng(7).uniform(0, 90, (count, 2))
+    return np.concatenate([corner, corner + np.random.default_rng(8).uniform(10, 60, (count, 2))], axis=1)
+
+
+def options(**changes: object) -> ExtractOptions:
+    return ExtractOptions.model_validate({"checkpoint": "unused", "crop_size": CROP, "k": 2} | changes)
+
+
+def new_hrnet(seed: int = 0) -> HRNet:
+    """A small network with features of about one, that differ from crop to crop."""
+    torch.manual_seed(seed)
+    net = HRNet(8, num_joints=0, stages=3).eval()
+    for tensor in net.state_dict().values():
+        if tensor.ndim == 4:
+            tensor.normal_(0, 1.3 * tensor[0].numel() ** -0.5)
+    return net
+
+
+@pytest.fixture(scope="module")
+def net() -> HRNet:
+    return new_hrnet()
+
+
+@pytest.fixture
+def backbone(net: HRNet) -> Backbone:
+    return Backbone(fold_batch_norm(net), "hrnet_w8", "space", torch.device("cpu"))
+
+
+def spied(backbone: Backbone, batches: list[int]) -> Backbone:
+    """The backbone with a quick stand-in for its features (2 channels), which notes the size of every batch."""
+
+    def features(images: Tensor) -> Tensor:
+        batches.append(len(images))
+        return images[:, :2, ::4, ::4].abs()
+
+    backbone.net.features = features  # pyright: ignore[reportAttributeAccessIssue]
+    return backbone
+
+
+def crop_by_crop(net: HRNet, frames: np.ndarray, k: int, edge: str) -> tuple[np.ndarray, np.ndarray]:
+    """Key (P, C, H, W) and local maps (P, 2k, C, H, W): every crop on its own, batch norms not folded."""
+    clip, out = Clip(), []
+    for frame, box in zip(frames.tolist(), boxes(len(frames)), strict=True):
+        maps = []
+        for offset in [0, *range(-k, 0), *range(1, k + 1)]:
+            source = frame + offset
+            if not 0 <= source < LENGTH:
+                source = frame if edge == "repeat_key" else max(0, min(LENGTH - 1, source))
+            affine = crop_affine(crop_frame(box, CROP, 1.25), CROP)
+            crop = normalise_crops(warp_crop(clip.image(source), affine, CROP)[None])
+            with torch.inference_mode():
+                maps.append(net.features(torch.from_numpy(crop))[0].numpy())
+        out.append(maps)
+    stacked = np.array(out)
+    return stacked[:, 0], stacked[:, 1:]
+
+
+# ----------------------------------------------------------------------------------------------------- source frames
+@pytest.mark.parametrize(
+    ("edge", "frame", "wanted"),
+    [
+        ("repeat_key", 5, [5, 3, 4, 6, 7]),
+        ("repeat_key", 0, [0, 0, 0, 1, 2]),
+        ("repeat_key", 1, [1, 1, 0, 2, 3]),
+        ("repeat_key", 8, [8, 6, 7, 8, 8]),
+        ("repeat_key", 7, [7, 5, 6, 8, 7]),
+        ("clamp", 5, [5, 3, 4, 6, 7]),
+        ("clamp", 0, [0, 0, 0, 1, 2]),
+        ("clamp", 1, [1, 0, 0, 2, 3]),
+        ("clamp", 7, [7, 5, 6, 8, 8]),
+    ],
+)
+def test_source_frames_at_the_edges(edge: str, frame: int, wanted: list[int]) -> None:
+    assert source_frames(np.array([frame]), LENGTH, 2, edge).tolist() == [wanted]
+
+
+def test_source_frames_of_a_clip_of_one_frame() -> None:
+    for edge in ("repeat_key", "clamp"):
+        assert source_frames(np.array([0, 0]), 1, 4, edge).tolist() == [[0] * 9] * 2
+    assert source_frames(np.array([3]), 9, 0, "clamp").tolist() == [[3]]
+    assert local_offsets(3) == (-3, -2, -1, 1, 2, 3)
+
+
+# --------------------------------------------------------------------------------------------------------- extraction
+@pytest.mark.parametrize("edge", ["repeat_key", "clamp"])
+def test_same_as_crop_by_crop(net: HRNet, backbone: Backbone, edge: str) -> None:
+    key, local = crop_by_crop(net, FRAMES, 2, edge)
+    assert key.std() > 0.1 and np.abs(key[0] - key[1]).max() > 0.1  # otherwise agreement would mean nothing
+    clip = Clip()
+    found = list(extract_video("a", clip, FRAMES, boxes(len(FRAMES)), backbone, options(edge=edge), batch_size=5))
+    assert [k.shape for k, _ in found] == [(1, 8, 16, 12)] * len(FRAMES)
+    assert [m.shape for _, m in found] == [(1, 4, 8, 16, 12)] * len(FRAMES)
+    scale = np.abs(key).max()
+    np.testing.assert_allclose(np.concatenate([k for k, _ in found]), key, atol=2e-5 * scale)
+    np.testing.assert_allclose(np.concatenate([m for _, m in found]), local, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 200])
+def test_batch_size_changes_nothing(backbone: Backbone, batch_size: int) -> None:
+    runs = [
+        np.concatenate([np.append(k[:, None], m, axis=1) for k, m in maps])
+        for maps in (
+            extract_video("a", Clip(), FRAMES, boxes(len(FRAMES)), backbone, options(k=1), size)
+            for size in (7, batch_size)
+        )
+    ]
+    np.testing.assert_allclose(runs[0], runs[1], atol=1e-5 * runs[0].max())
+
+
+@pytest.mark.parametrize("edge", ["repeat_key", "clamp"])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_nothing_is_decoded_or_computed_twice(backbone: Backbone, edge: str, batch_size: int) -> None:
+    frames = np.array([0, 0, 1, 7, 8])
+    batches: list[int] = []
+    clip = Clip()
+    quick = spied(backbone, batches)
+    list(extract_video("a", clip, frames, boxes(5), quick, options(edge=edge), batch_size))
+    assert clip.decoded == dict.fromkeys([0, 1, 2, 3, 5, 6, 7, 8], 1)  # frame 4 is nobody's neighbour
+    # distinct frames of each proposal: 0 and 0 see 0 1 2; 1 sees 0 1 2 3; 7 sees 5 6 7 8; 8 sees 6 7 8
+    assert sum(batches) == 3 + 3 + 4 + 4 + 3
+    assert all(size == batch_size for size in batches[:-1])
+
+
+def test_without_local_frames(backbone: Backbone) -> None:
+    clip, batches = Clip(), []
+    quick = spied(backbone, batches)
+    found = list(extract_video("a", clip, FRAMES, boxes(len(FRAMES)), quick, options(k=0), 4))
+    assert found[0][1].shape == (1, 0, 2, 16, 12)
+    assert sum(batches) == len(FRAMES) and set(clip.decoded) == set(FRAMES.tolist())
+
+
+def test_video_without_proposals(backbone: Backbone) -> None:
+    clip = Clip()
+    assert list(extract_video("a", clip, FRAMES[:0], np.zeros((0, 4)), backbone, options(), 4)) == []
+    assert not clip.decoded
+
+
+def test_memory_holds_a_window_of_proposals(backbone: Backbone) -> None:
+    """Proposals come out as soon as their last frame was seen: a long video is not held."""
+    frames = np.repeat(np.arange(60), 2)
+    clip, batches = Clip(length=60), []
+    maps = extract_video("a", clip, frames, boxes(len(frames)), spied(backbone, batches), options(k=2), batch_size=1)
+    assert not clip.decoded  # nothing is done before the first is asked for
+    for proposal, _ in enumerate(maps):
+        assert max(clip.decoded) == min(frames[proposal] + 2, 59)
+        computed_ahead = sum(batches) - 5 * proposal
+        assert computed_ahead <= 2 * 5 * 5  # two people in 2k + 1 frames, 2k + 1 maps each
+    assert proposal == len(frames) - 1
+
+
+def test_maps_of_a_proposal_are_its_own_and_in_order(backbone: Backbone) -> None:
+    """Every frame has its own grey: the maps tell which frame each slot was cropped from."""
+
+    class Greys(Clip):
+        def image(self, frame: int) -> np.ndarray:
+            return np.full((120, 160, 3), 20 * (frame + 1), np.uint8)
+
+    box = np.repeat([[60.0, 40.0, 90.0, 80.0]], len(FRAMES), axis=0)
+    quick = spied(backbone, [])
+    grey = lambda m: np.rint((m[..., 0, 8, 6] - 0.485 / 0.229) * 0.229 * 255 / 20 - 1)  # noqa: E731
+    quick.net.features = lambda images: images[:, :1, ::4, ::4] + 2 * 0.485 / 0.229  # pyright: ignore
+    found = [
+        [*grey(key)[:1], *grey(local)[0]]
+        for key, local in extract_video("a", Greys(), FRAMES, box, quick, options(), batch_size=4)
+    ]
+    assert found == source_frames(FRAMES, LENGTH, 2, "repeat_key").tolist()
+
+
+def test_unfit_features_name_video_and_proposal(backbone: Backbone) -> None:
+    def features(images: Tensor) -> Tensor:
+        white = (images.amin(dim=(1, 2, 3)) > 2)[:, None, None, None]
+        return torch.where(white, torch.nan, images[:, :, ::4, ::4].abs())
+
+    class White(Clip):
+        def image(self, frame: int) -> np.ndarray:
+            return np.full((120, 160, 3), 255 if frame == 7 else 100, np.uint8)
+
+    backbone.net.features = features  # pyright: ignore[reportAttributeAccessIssue]
+    box = np.repeat([[60.0, 40.0, 90.0, 80.0]], len(FRAMES), axis=0)
+    maps = extract_video("clip_3", White(), FRAMES, box, backbone, options(k=0), batch_size=1)
+    with pytest.raises(DataError, match=r"'clip_3'.*proposal 7 "):
+        list(maps)
+
+
+def test_stored_embedding_is_the_pooled_key(backbone: Backbone, tmp_path: Path) -> None:
+    extract = options(k=1, dtype="float16")
+    with FeatureWriter(tmp_path, feature_schema(extract, backbone), len(FRAMES)) as writer:
+        keys = []
+        for key, local in extract_video("a", Clip(), FRAMES, boxes(len(FRAMES)), backbone, extract, 8):
+            writer.append(key, local)
+            keys.append(key[0])
+    stored = zarr.open_group(tmp_path / GROUP, mode="r")
+    wanted = [reference.embedding(key.astype(np.float64)) for key in keys]
+    np.testing.assert_allclose(np.asarray(stored["embedding"])[:, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(stored["key"])[:, 0], keys, rtol=1e-3, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ feature space
+@pytest.fixture(scope="module")
+def checkpoint(net: HRNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "a.safetensors"
+    save_checkpoint(path, net.state_dict(), {})
+    return path
+
+
+def space(checkpoint: Path, **changes: object) -> str:
+    return load_backbone(options(**{"checkpoint": str(checkpoint)} | changes), torch.device("cpu")).space
+
+
+def test_space_covers_what_features_depend_on(checkpoint: Path, tmp_path: Path) -> None:
+    own = space(checkpoint)
+    copy = tmp_path / "copy.safetensors"
+    save_checkpoint(copy, load_hrnet(checkpoint).state_dict(), {"name": "other"})
+    for same in (
+        space(checkpoint, k=4), space(checkpoint, dtype="float16"), space(checkpoint, codec="zstd"),
+        space(checkpoint, edge="clamp"), space(copy), space(checkpoint, width=8),
+    ):  # fmt: skip
+        assert same == own
+
+    state = {name: tensor.clone() for name, tensor in load_hrnet(checkpoint).state_dict().items()}
+    state["stage3.2.branches.1.3.bn2.running_var"][5] += 1e-4
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, state, {})
+    spaces = [own, space(other), space(checkpoint, crop_size=(80, 48)), space(checkpoint, crop_scale=1.3)]
+    assert len(set(spaces)) == 4
+
+
+def test_schema_says_what_is_stored(checkpoint: Path) -> None:
+    extract = options(k=3, checkpoint=str(checkpoint), dtype="float16", codec="zstd")
+    backbone = load_backbone(extract, torch.device("cpu"))
+    schema = feature_schema(extract, backbone)
+    assert (schema.map_shape, schema.stride, schema.offsets) == ((8, 16, 12), 4, (-3, -2, -1, 1, 2, 3))
+    assert (schema.dtype, schema.codec, schema.backbone) == ("float16", "zstd", "hrnet_w8")
+    assert schema.space == backbone.space
+
+
+def test_backbone_of_another_width_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"W8.*W48"):
+        space(checkpoint, width=48)
+
+
+def test_loaded_backbone_gives_the_networks_features(checkpoint: Path, net: HRNet) -> None:
+    backbone = load_backbone(options(checkpoint=str(checkpoint)), torch.device("cpu"))
+    images = torch.randn(2, 3, *CROP, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, wanted = backbone.net.features(images), net.features(images)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * float(wanted.max()))
+
+
+# ----------------------------------------------------------------------------------------------------- heads on disk
+def save_heads(path: Path, heads: GLPoseHeads, space: str) -> None:
+    metadata = {
+        "heads": heads.options.model_dump_json(), "channels": "4", "offsets": "[-1, 1]", "joints": "posetrack",
+        "num_joints": "5", "backbone": "hrnet_w8", "space": space,
+    }  # fmt: skip
+    save_checkpoint(path, heads.state_dict(), metadata)
+
+
+def test_heads_come_back_as_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    heads = GLPoseHeads(4, 5, (-1, 1), HeadOptions(k=1, n=2, head="5x5", init_std=0.2)).eval()
+    save_heads(tmp_path / "h.safetensors", heads, "ab" * 32)
+    loaded = load_heads(tmp_path / "h.safetensors", space="ab" * 32)
+    assert loaded.options == heads.options and loaded.offsets == heads.offsets and not loaded.training
+    key, local, references = torch.rand(1, 4, 8, 6), torch.rand(1, 2, 4, 8, 6), torch.rand(1, 2, 4, 8, 6)
+    with torch.inference_mode():
+        inputs = (key, local, references, torch.rand(1, 2))
+        np.testing.assert_array_equal(loaded(*inputs), heads(*inputs))
+
+
+def test_heads_of_another_space_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_heads(path, GLPoseHeads(4, 5, (-1, 1), HeadOptions(k=1, n=2)), "ab" * 32)
+    with pytest.raises(CheckpointError, match=f"{'ab' * 6}.*{'cd' * 6}"):
+        load_heads(path, space="cd" * 32)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", b"\0" * 64])
+def test_damaged_heads_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "h.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"h\.safetensors"):
+        load_heads(path, space="a")
+
+
+def test_a_backbone_is_no_heads(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no GLPose heads"):
+        load_heads(checkpoint, space="a")
+    with pytest.raises(CheckpointError, match="absent"):
+        load_heads(tmp_path / "absent.safetensors", space="a")
