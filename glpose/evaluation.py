@@ -19,6 +19,7 @@ def predict_poses(
 
     score: "product", heatmap maximum x box score, or "heatmap", the maximum alone.
     """
+    features = features.nearer(model.options.k)
     size = (features.schema.height, features.schema.width)
     box_scores = features.table["score"].to_numpy()
     poses = []

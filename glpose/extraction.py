@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from glpose.data.video import FrameSource
 from glpose.geometry import MEAN, STD, crop_affine, crop_frame, normalise_crops, warp_crop
@@ -150,8 +149,3 @@ def _features(backbone: Backbone, crops: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         images = torch.from_numpy(normalise_crops(crops)).to(backbone.device)
         return backbone.net.features(images).float().contiguous().cpu().numpy()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in module.parameters())

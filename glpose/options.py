@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Options(BaseModel):
     """Base of all option classes: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -101,7 +101,7 @@ class GeneratedData(Options):
     width: int = Field(default=480, ge=64)
     people: tuple[int, int] = (2, 4)
     occluders: tuple[int, int] = (1, 4)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 DataOptions = Annotated[
@@ -162,7 +162,7 @@ class IndexOptions(Options):
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
     similarity: Literal["inner_product", "cosine"] = "inner_product"
     min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
-    seed: int = Field(default=0, description="draws the fixed pool of every proposal")
+    seed: int = Field(default=0, ge=0, description="draws the fixed pool of every proposal")
 
     @model_validator(mode="after")
     def _pool_holds_n(self) -> IndexOptions:
@@ -199,6 +199,12 @@ class HeadOptions(Options):
     )
     init_std: float = Field(default=0.001, gt=0, description="new convolution weights: N(0, std)")
 
+    @model_validator(mode="after")
+    def _sum_fits(self) -> HeadOptions:
+        if self.enhancement and self.combine == "sum" and self.width is not None:
+            raise ValueError("combine: sum adds the aggregate to the features: leave width null")
+        return self
+
 
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
@@ -216,7 +222,7 @@ class TrainOptions(Options):
     joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
     redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class PCKOptions(Options):
@@ -264,7 +270,15 @@ class PretrainOptions(Options):
     )
     flip: float = Field(default=0.5, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> PretrainOptions:
+        multiple = 16 if self.stages == 3 else 32
+        if any(side <= 0 or side % multiple for side in self.crop_size):
+            size = list(self.crop_size)
+            raise ValueError(f"crop_size {size} must be multiples of {multiple} pixels for stages: {self.stages}")
+        return self
 
 
 class RuntimeOptions(Options):

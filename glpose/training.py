@@ -46,6 +46,7 @@ def train_heads(
     loss is not finite.
     """
     device = features.device
+    features = features.nearer(heads.k)
     points, weight, rows = _targets(features, num_joints, options)
     torch.manual_seed(options.seed)
     order = torch.Generator().manual_seed(options.seed)

@@ -110,6 +110,23 @@ def status(pipeline: Pipeline, config: Config = None, settings: Settings = None,
     _print([f"{pipeline} in {context.config.work}", *plan_lines(stages_of(context.config), context)])
 
 
+@app.command()
+def verify(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove what killed runs left behind.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Have the next run make damaged units again.")] = False,
+) -> None:
+    """Check every finished output against its size and checksum; exit code 1 if anything is wrong."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.verify import verify as verify_outputs
+
+    verify_outputs(context, Console(), clean=clean, repair=repair)
+
+
 @app.command("config")
 def show_config(pipeline: Pipeline, config: Config = None, settings: Settings = None) -> None:
     """Print every option of a pipeline as it stands, with its meaning."""

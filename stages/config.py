@@ -21,6 +21,7 @@ from glpose.options import (
     Options,
     PretrainOptions,
     RuntimeOptions,
+    SplitOptions,
     TrainOptions,
 )
 from store.errors import ConfigError, StoreError
@@ -51,6 +52,10 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.k = {heads.k} needs extract.k >= {heads.k}, it is {self.extract.k}")
         if heads.n > self.index.n:
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
+        if heads.per_channel and self.index.similarity != "inner_product":
+            raise ValueError(
+                "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"
+            )
         return self
 
 
@@ -85,7 +90,7 @@ def load_pipeline(path: Path, name: str, settings: Sequence[str] = ()) -> Pipeli
     if "name" in values:
         raise ConfigError(f"{path}, pipeline {name!r}: name is what -p says and cannot be set")
     try:
-        values = {"work": f"work/{name}", **values, "name": check_unit_name(name)}
+        values = {"work": f"work/{name}", **_with_split_defaults(values), "name": check_unit_name(name)}
         return PipelineConfig.model_validate(values)
     except StoreError as error:
         raise ConfigError(f"{path}, pipeline {name!r}: {str(error).removeprefix('video ')}") from None
@@ -157,6 +162,21 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _with_split_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Complete the splits of a data set by its kind's own defaults (subset: train), which one key set would undo."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+    kind = next((class_ for class_ in _option_classes(DataOptions) if _kind(class_) == data.get("kind")), Options)
+    own = {key: field.default for key, field in kind.model_fields.items() if isinstance(field.default, SplitOptions)}
+    whole = {key: {**own[key].model_dump(), **data[key]} for key in own if isinstance(data.get(key), dict)}
+    return {**values, "data": {**data, **whole}}
+
+
+def _kind(data: type[BaseModel]) -> str:
+    return data.model_fields["kind"].default
+
+
 def _parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """All --set as one layer, so that their order does not matter where one of them changes data.kind."""
     layer: dict[str, Any] = {}
@@ -209,7 +229,7 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
         return ".".join([*names, key]), f"unknown key; {hint}"
     if error["type"].startswith("union_tag_") or (where == "data" and error["type"] != "value_error"):
         kind = given.get("kind") if isinstance(given, dict) and error["type"] != "missing" else None
-        kinds = [class_.model_fields["kind"].default for class_ in _option_classes(DataOptions)]
+        kinds = [_kind(class_) for class_ in _option_classes(DataOptions)]
         near = difflib.get_close_matches(str(kind), kinds, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(kinds)}"
         return "data.kind", f"is missing; {hint}" if kind is None else f"there is no {kind!r}; {hint}"
@@ -235,7 +255,7 @@ def _known_part(location: Sequence[int | str]) -> tuple[list[str], type[BaseMode
     model: type[BaseModel] = PipelineConfig
     members: list[type[BaseModel]] = []
     for part in location:
-        kinds = {class_.model_fields["kind"].default: class_ for class_ in members if "kind" in class_.model_fields}
+        kinds = {_kind(class_): class_ for class_ in members if "kind" in class_.model_fields}
         if part in kinds:
             model, members = kinds[part], []
         elif part in model.model_fields:

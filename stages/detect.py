@@ -66,7 +66,10 @@ def finish(context: Context) -> list[str]:
     commits = folder.commits(record) if record else {}
     merge_tables(folder, commits, "proposals")
     total = sum(commit.meta["proposals"] for commit in commits.values())
-    return [f"  {total} proposals in {len(commits)} videos; boxes: {box_sources(context.config)}"]
+    lines = [f"  {total} proposals in {len(commits)} videos; boxes: {box_sources(context.config)}"]
+    if total == 0:
+        lines.append("  no one was found anywhere: does the box file name images as the annotations do (id or name)?")
+    return lines
 
 
 def box_sources(config: PipelineConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ VERSION = 1
 UNIT = "results"
 DRAWN_SCORE = 0.1  # joints below this score are not drawn
 SHEET_FRAMES = 4
+OVERLAY_FPS = 10  # slow enough to look at
 
 Scorer = Callable[[Path, Sequence[EvaluatedVideo], EvalOptions], Scores]
 
@@ -88,8 +89,9 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
     for variant in variants(config):
         checkpoint = context.output("train", variant) / CHECKPOINT
         model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
-        features = shared.features.nearer(model.options.k)
-        poses[variant] = predict_poses(model, features, shared.references, config.eval.score, config.runtime.batch_size)
+        poses[variant] = predict_poses(
+            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
+        )
     return poses
 
 
@@ -129,9 +131,16 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
         numbers = np.where(people[rows] >= 0, people[rows], np.arange(rows.sum()))
         return draw_poses(picture, evaluated.poses[variant][rows], numbers, joints, DRAWN_SCORE)
 
-    write_video(out / "overlay.mp4", (drawn(picture, f, "glpose") for f, picture in source.read(range(*span))), 10)
     chosen = np.unique(np.linspace(span[0], span[1] - 1, SHEET_FRAMES).round().astype(int)).tolist()
-    pictures = dict(source.read(chosen))
+    pictures: dict[int, np.ndarray] = {}  # of the sheet, kept while the video goes by
+
+    def overlaid() -> Iterator[np.ndarray]:
+        for frame, picture in source.read(range(*span)):
+            if frame in chosen:
+                pictures[frame] = picture
+            yield drawn(picture, frame, "glpose")
+
+    write_video(out / "overlay.mp4", overlaid(), OVERLAY_FPS)
     rows = [
         (
             f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",

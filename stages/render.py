@@ -7,7 +7,7 @@ from typing import Any
 from glpose.data.generated import ClipOptions, write_clip
 from glpose.options import GeneratedData
 from stages.config import PipelineConfig
-from stages.stage import Context, Stage, no_lines, nothing
+from stages.stage import Context, Stage, clip_names, no_lines, nothing
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.record import fingerprint
@@ -23,9 +23,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def units(context: Context, everything: bool) -> list[str]:
     """Names of the clips; all of them in every run, as they are the videos that a pattern chooses from."""
-    data = _options(context.config)
-    train = [f"{clip:06d}_generated_train" for clip in range(data.train_clips)]
-    return train + [f"{clip:06d}_generated_eval" for clip in range(data.eval_clips)]
+    return clip_names(_options(context.config))
 
 
 def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -119,9 +119,12 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
     """
     claim_folder(context)
     found = survey(stage, context)
+    folder = context.folder(stage.name)
+    if found.in_force is not None and found.changes and not folder.commits(found.in_force):
+        folder.put_in_force(found.record, expected=found.in_force)  # nothing was ever made with the old one
+        found = replace(found, in_force=found.record)
     if found.changes and not force:
         raise RecordMismatch(_refusal(stage.name, context, found.changes))
-    folder = context.folder(stage.name)
     folder.begin(found.record)
     _tell(console, stage, found)
     failures = dict(found.broken)
@@ -157,7 +160,7 @@ def run_pipeline(context: Context, console: Console, *, force: bool = False) -> 
 
 def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
     """What would run, stage by stage, without running it."""
-    _check_owner(context)
+    check_owner(context)
     lines = []
     for stage in stages:
         try:
@@ -178,13 +181,14 @@ def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
 
 def claim_folder(context: Context) -> None:
     """Mark the work folder as this pipeline's. StoreError if it belongs to another, or holds other people's files."""
-    _check_owner(context)
+    check_owner(context)
     content = canonical_json({"pipeline": context.config.name}) + "\n"
     if not publish_if_absent(context.config.work / OWNER, content):
-        _check_owner(context)  # another run may have been first
+        check_owner(context)  # another run may have been first
 
 
-def _check_owner(context: Context) -> None:
+def check_owner(context: Context) -> None:
+    """StoreError if the work folder belongs to another pipeline, or holds other people's files."""
     work, name = context.config.work, context.config.name
     if not work.is_dir():
         return

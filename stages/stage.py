@@ -31,7 +31,7 @@ class Context:
     def all_videos(self) -> list[VideoRef]:
         """Every video of the pipeline's data set; for generated data, those that `render` has written."""
         data = self.config.data
-        return _rendered(self.folder("render")) if isinstance(data, GeneratedData) else list_videos(data)
+        return _rendered(self.folder("render"), data) if isinstance(data, GeneratedData) else list_videos(data)
 
     @cached_property
     def videos(self) -> list[VideoRef]:
@@ -93,12 +93,21 @@ def no_lines(_: Context) -> list[str]:
     return []
 
 
-def _rendered(folder: StageFolder) -> list[VideoRef]:
+def clip_names(data: GeneratedData) -> list[str]:
+    """Names of the clips of a generated data set."""
+    train = [f"{clip:06d}_generated_train" for clip in range(data.train_clips)]
+    return train + [f"{clip:06d}_generated_eval" for clip in range(data.eval_clips)]
+
+
+def _rendered(folder: StageFolder, data: GeneratedData) -> list[VideoRef]:
     record = folder.record_in_force()
     if record is None:
         raise NotCommitted("render has not run yet: its clips are this pipeline's videos")
     refs = []
+    wanted = clip_names(data)  # fewer than there are, where the configuration has shrunk
     for name, commit in sorted(folder.commits(record).items()):
+        if name not in wanted:
+            continue
         split = commit.meta["split"]
         root = folder.attempt_path(commit)
         path = root / "annotations" / split / f"{name}.json"

@@ -82,7 +82,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Train one variant's heads and write their checkpoint and the loss of every epoch."""
     config, heads, joints = context.config, variants(context.config)[unit], joint_set(context.config.data)
     losses: list[float] = []
-    features = shared.features.nearer(heads.k)
+    features = shared.features
     model = train_heads(
         features, shared.references, len(joints), heads, config.train, config.index,
         report=lambda epoch, epochs, loss: losses.append(loss),
@@ -90,7 +90,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     metadata = {
         "heads": heads.model_dump_json(),
         "channels": str(features.schema.channels),
-        "offsets": json.dumps(features.offsets),
+        "offsets": json.dumps(model.offsets),
         "joints": joints.name,
         "num_joints": str(len(joints)),
         "backbone": features.schema.backbone,

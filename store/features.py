@@ -12,8 +12,8 @@ import zarr
 import zarr.errors
 
 from store.errors import CorruptData
-from store.folder import checksum
 from store.quantise import dequantise, quantise
+from store.record import file_digest
 from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
 
 GROUP = "features.zarr"  # inside an attempt's folder
@@ -88,7 +88,7 @@ class VideoFeatures:
     lists. CorruptData on opening where one is absent (Zarr would read zeros) or has another size.
     """
 
-    def __init__(self, folder: Path, video: str, files: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, folder: Path, video: str, files: Mapping[str, tuple[int, str]]) -> None:
         self.video = video
         self.path = folder / GROUP
         self._check_files(folder, files)
@@ -139,8 +139,8 @@ class VideoFeatures:
                 f"features of {self.video!r}: {name} does not match its checksum ({error}); run verify"
             ) from None
 
-    def _check_files(self, folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
-        for name, (size, crc) in files.items():
+    def _check_files(self, folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
+        for name, (size, digest) in files.items():
             path = folder / name
             if not name.startswith(f"{GROUP}/"):
                 continue
@@ -148,7 +148,7 @@ class VideoFeatures:
                 fault = "is missing"
             elif path.stat().st_size != size:
                 fault = f"has {path.stat().st_size} bytes, {size} were committed"
-            elif path.name == "zarr.json" and checksum(path) != crc:  # small, and nothing else covers it
+            elif path.name == "zarr.json" and file_digest(path) != digest:  # small, and nothing else covers it
                 fault = "does not match its checksum"
             else:
                 continue

@@ -27,11 +27,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import crc32c
-
 from store.atomic import is_disk_full, publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
-from store.record import Record, fingerprint
+from store.record import Record, file_digest, fingerprint
 
 FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
 UNIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@ -]{0,199}")
@@ -49,12 +47,15 @@ def check_unit_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Commit:
-    """What one finished unit consists of. `files`: path inside the attempt -> (bytes, crc32c)."""
+    """What one finished unit consists of. `files`: path inside the attempt -> (bytes, SHA-256).
+
+    Not CRC-32C: chunks that end in their own CRC-32C all have the same one, whatever they hold.
+    """
 
     unit: str
     attempt: str
     inputs: str
-    files: dict[str, tuple[int, int]]
+    files: dict[str, tuple[int, str]]
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -159,6 +160,25 @@ class StageFolder:
         finally:
             marker.unlink(missing_ok=True)
 
+    def faults(self, commit: Commit) -> list[str]:
+        """Read every file of a commit: one plain line per file that is missing, or differs in size or checksum."""
+        found = []
+        for name, (size, digest) in commit.files.items():
+            path = self.attempt_path(commit) / name
+            if not path.exists():
+                found.append(f"{name} is missing")
+            elif path.stat().st_size != size:
+                found.append(f"{name} has {path.stat().st_size} bytes, {size} were committed")
+            elif file_digest(path) != digest:
+                found.append(f"{name} does not match its checksum")
+        return found
+
+    def withdraw(self, record: Record, commit: Commit) -> None:
+        """Take a commit back, so that the next run makes its unit again; `clean` then removes the attempt."""
+        with self._locked():
+            if self.commit_of(record, commit.unit).attempt == commit.attempt:
+                (self._commit_folder(record) / f"{commit.unit}.json").unlink()
+
     def link_latest(self, record: Record) -> None:
         """Make `latest/UNIT` point at what the record's commits name."""
         folder = self.path / "latest"
@@ -231,15 +251,6 @@ class Attempt:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def checksum(path: Path) -> int:
-    """CRC-32C of a file's bytes."""
-    value = 0
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 22):
-            value = crc32c.crc32c(block, value)
-    return value
-
-
 def _pointer(record: Record) -> str:
     return json.dumps({"format": FORMAT, "digest": fingerprint(record), "record": record}, indent=1) + "\n"
 
@@ -247,20 +258,20 @@ def _pointer(record: Record) -> str:
 def _read_commit(path: Path) -> Commit:
     value = read_json(path)
     try:
-        files = {name: (int(size), int(crc)) for name, (size, crc) in value["files"].items()}
+        files = {name: (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
         return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
 
 
-def _seal(folder: Path) -> dict[str, tuple[int, int]]:
-    """Sync everything below a folder; size and checksum of every file."""
+def _seal(folder: Path) -> dict[str, tuple[int, str]]:
+    """Sync everything below a folder; size and SHA-256 of every file."""
     files = {}
     for parent, _, names in os.walk(folder):
         for name in sorted(names):
             path = Path(parent) / name
             sync_file(path)
-            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, checksum(path))
+            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, file_digest(path))
         sync_folder(Path(parent))
     sync_folder(folder.parent)
     return dict(sorted(files.items()))

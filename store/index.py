@@ -20,7 +20,7 @@ def build_index(embeddings: np.ndarray) -> faiss.IndexFlatIP:
 
 
 def search_outside(
-    index: faiss.IndexFlatIP, rows: np.ndarray, eligible: np.ndarray, excluded: np.ndarray, n: int
+    index: faiss.Index, rows: np.ndarray, eligible: np.ndarray, excluded: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each of these rows of the index, the n eligible rows most similar to it, outside its excluded range.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
-from store.folder import Commit, StageFolder, checksum
+from store.folder import Commit, StageFolder
 from store.record import Record
 from store.tables import BOX, read_tables
 
@@ -47,9 +47,8 @@ class Store:
         keypoints: adds a column of (J, 3) arrays, None where not annotated. embedding: adds a column of (C,) arrays.
         """
         columns = ["video", "proposal", "frame", "person", *BOX, "score", "source", "split"]
-        table = read_tables(
-            self._extract, self._chosen(video), "proposals", [*columns, "keypoints"][: None if keypoints else -1]
-        )
+        columns += ["keypoints"] if keypoints else []
+        table = read_tables(self._extract, self._chosen(video), "proposals", columns)
         if keypoints:
             table["keypoints"] = [None if row is None else row.reshape(-1, 3) for row in table["keypoints"]]
         if embedding:
@@ -99,19 +98,10 @@ class Store:
         """Check every committed file's size and checksum and every row count; one plain line per fault found."""
         faults = []
         for video, commit in self._commits.items():
-            folder = self._extract.attempt_path(commit)
-            for name, (size, crc) in commit.files.items():
-                path = folder / name
-                if not path.exists():
-                    faults.append(f"{video}: {name} is missing")
-                elif path.stat().st_size != size:
-                    faults.append(f"{video}: {name} has {path.stat().st_size} bytes, {size} were committed")
-                elif checksum(path) != crc:
-                    faults.append(f"{video}: {name} does not match its checksum")
-            if not any(fault.startswith(f"{video}: ") for fault in faults):
-                rows, stored = len(self.table(video)), len(self.features(video))
-                if rows != stored:
-                    faults.append(f"{video}: {rows} proposals in the table, {stored} in the features")
+            found = self._extract.faults(commit)
+            if not found and (rows := len(self.table(video))) != (stored := len(self.features(video))):
+                found = [f"{rows} proposals in the table, {stored} in the features"]
+            faults += [f"{video}: {fault}" for fault in found]
         return faults
 
     def commit(self, video: str) -> Commit:

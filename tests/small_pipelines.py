@@ -37,7 +37,7 @@ GENERATED = {
 
 
 def write_backbone(path: Path, width: int = 8) -> Path:
-    """An untrained HRNet that ends at the features; its batch norms have seen noise, so that features tell people apart."""
+    """An untrained HRNet that ends at the features; batch norms that have seen noise keep its features alive."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = HRNet(width, num_joints=15, stages=3).train()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class BlackFrames:
         return "black"
 
 
-def video(boxes: list[list[float]] | None = None, splits: str = "eee", frame: list[int] | None = None) -> Video:
+def video(boxes: Sequence[Sequence[float]] | None = None, splits: str = "eee", frame: list[int] | None = None) -> Video:
     """A video of as many frames as letters in `splits` (e: eval, t: train, -: none), with annotated boxes."""
     names = [f"images/v/{k:06}.jpg" for k in range(len(splits))]
     split = np.array([{"e": "eval", "t": "train", "-": ""}[letter] for letter in splits], "<U5")
@@ -167,7 +167,7 @@ def test_boxes_of_a_file_by_name_or_image_id(tmp_path: Path) -> None:
     assert table["score"].tolist() == [0.25, 0.5, 0.9]
     assert table["proposal"].tolist() == [0, 1, 2]
     assert set(table["person"]) == {-1} and set(table["source"]) == {"file:boxes.json"} and left_out == {}
-    assert table["keypoints"].isna().all()
+    assert table["keypoints"].tolist() == [None] * 3
 
 
 def test_annotated_boxes_keep_their_people() -> None:

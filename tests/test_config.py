@@ -210,7 +210,7 @@ def test_a_name_that_cannot_be_a_folder(tmp_path: Path) -> None:
         ("extract.crop_size=[64,48]", (64, 48)),
         ("extract.width=null", None),
         ("extract.width=48", 48),
-        ("pretrain.stages=4", 4),
+        ("pretrain.batch_size=4", 4),
         ("eval.overlay=no", False),
         ("eval.overlay=true", True),
         ("runtime.threads=~", None),
@@ -250,6 +250,14 @@ def test_set_of_data(tmp_path: Path) -> None:
     assert option(load(tmp_path, "data.train=null", p=REAL), "data.train") is None
     folder = {"data": {"kind": "folder"}}
     assert option(load(tmp_path, "data.files=[01.mp4, yes, 3]", p=folder), "data.files") == ("01.mp4", "yes", "3")
+
+
+def test_one_key_of_a_split_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    config = load(tmp_path, "data.train.videos=0*", "data.eval.frames=[0, 9]", p=REAL)
+    assert (option(config, "data.train.subset"), option(config, "data.train.videos")) == ("train", "0*")
+    assert (option(config, "data.eval.subset"), option(config, "data.eval.frames")) == ("val", (0, 9))
+    config = load(tmp_path, p={"work": "out", "data": P18 | {"train": {"subset": "test"}}})
+    assert (option(config, "data.train.subset"), option(config, "data.eval.subset")) == ("test", "val")
 
 
 def test_later_settings_win(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import zarr
 
 from store.errors import CorruptData
 from store.features import GROUP, FeatureWriter, VideoFeatures
-from store.folder import checksum
 from store.quantise import dequantise, quantise
+from store.record import file_digest
 from store.schema import FeatureSchema
 
 C, H, W = 3, 4, 5
@@ -50,9 +50,9 @@ def reopen(folder: Path) -> VideoFeatures:
     return VideoFeatures(folder, "clip", committed(folder))
 
 
-def committed(folder: Path) -> dict[str, tuple[int, int]]:
+def committed(folder: Path) -> dict[str, tuple[int, str]]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, checksum(path)) for path in paths}
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path)) for path in paths}
 
 
 def largest_shard(folder: Path, name: str) -> Path:
@@ -261,6 +261,14 @@ def test_missing_or_foreign_group(tmp_path: Path) -> None:
 def test_wholly_zero_maps_are_not_taken_for_lost_ones(tmp_path: Path) -> None:
     key, local = (np.zeros_like(array) for array in maps(40, schema()))
     assert not write(tmp_path, schema(), key, local).key().any()
+
+
+def test_other_features_give_other_digests(tmp_path: Path) -> None:
+    # CRC-32C over chunks that end in their CRC-32C would be the same for all
+    for seed in (0, 1):
+        write(tmp_path / str(seed), schema(), *maps(3, schema(), seed))
+    one, other = committed(tmp_path / "0"), committed(tmp_path / "1")
+    assert {name for name in one if one[name] == other[name]} == {name for name in one if name.endswith("zarr.json")}
 
 
 def test_equal_features_give_equal_files(tmp_path: Path) -> None:

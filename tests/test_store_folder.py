@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -317,7 +317,7 @@ def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkey
         writer.close()  # the writer ends between two steps of clean
         return abandoned(path)
 
-    def attempt() -> Iterator[None]:
+    def attempt() -> Generator[None]:
         with stage.writing(RECORD, "a", "") as fresh:
             (fresh.path / "a.txt").write_text("x")
             try:
@@ -326,7 +326,7 @@ def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkey
                 return
 
     writer = attempt()
-    next(writer)  # pyright: ignore[reportArgumentType]
+    next(writer)
     monkeypatch.setattr(folder, "_abandoned", slowly)
     assert stage.clean() == []
     assert (stage.attempt_path(stage.commit_of(RECORD, "a")) / "a.txt").read_text() == "x"

@@ -91,7 +91,7 @@ def test_table(root: Path, merged: bool) -> None:
     assert list(table) == COLUMNS
     assert table["video"].tolist() == ["a"] * 33 + ["b"] * 2
     assert table["x2"].tolist() == [n + 10.3 for n in [*range(33), 0, 1]]  # float64, not rounded
-    pd.testing.assert_frame_equal(stored.table("b"), table[table["video"] == "b"].reset_index(drop=True))
+    pd.testing.assert_frame_equal(stored.table("b"), table.iloc[33:].reset_index(drop=True))
     assert len(stored.table("empty")) == 0
     assert list(stored.table("empty")) == COLUMNS
 
@@ -100,9 +100,10 @@ def test_keypoints_and_embedding_on_request(root: Path) -> None:
     stored = store.open(root)
     table = stored.table(keypoints=True, embedding=True)
     assert list(table) == [*COLUMNS, "keypoints", "embedding"]
-    assert table["keypoints"][2].shape == (15, 3)
-    assert table["keypoints"][2][4, 1] == 2
-    assert table["keypoints"][1] is None
+    keypoints = table["keypoints"].tolist()
+    assert keypoints[2].shape == (15, 3)
+    assert keypoints[2][4, 1] == 2
+    assert keypoints[1] is None
     want = np.concatenate([stored.features(video).embedding[:, 0] for video in ("a", "b")])
     assert np.array_equal(np.stack(table["embedding"].tolist()), want)
     alone = stored.table("b", embedding=True)
@@ -130,11 +131,8 @@ def test_describe(root: Path) -> None:
     key, local = table.loc["key"], table.loc["local"]
     assert (key["shape"], key["dtype"], key["proposals"]) == ((1, 4, 6, 5), "uint8", 35)
     assert local["dims"] == ("proposal", "view", "offset", "channel", "y", "x")
-    on_disk = sum(path.stat().st_size for path in (root / "extract/data").glob("*/*/features.zarr/local/**/*.*"))
-    on_disk += sum(
-        p.stat().st_size for p in (root / "extract/data").glob("*/*/features.zarr/local/c/**/*") if p.is_file()
-    )
-    assert local["bytes"] == on_disk
+    files = [path for path in root.glob("extract/data/*/*/features.zarr/local/**/*") if path.is_file()]
+    assert local["bytes"] == sum(path.stat().st_size for path in files)
     assert key["ratio_to_float16"] == key["bytes"] / (35 * 4 * 6 * 5 * 2)
 
 
@@ -145,7 +143,7 @@ def test_store_without_videos_or_proposals(tmp_path: Path) -> None:
     assert list(stored.table()) == COLUMNS
     write_video(tmp_path, "empty", 0)
     stored = store.open(tmp_path)
-    assert stored.describe()["ratio_to_float16"].isna().all()
+    assert np.isnan(stored.describe()["ratio_to_float16"].to_numpy(float)).all()
     assert list(stored.table(embedding=True, keypoints=True)) == [*COLUMNS, "keypoints", "embedding"]
 
 

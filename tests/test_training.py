@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from glpose import training
 from glpose.data.resident import Maps, ResidentFeatures
 from glpose.evaluation import predict_poses
 from glpose.geometry import crop_frame, heatmap_to_frame
@@ -138,13 +139,45 @@ def test_variants_train_and_predict(changes: dict[str, Any]) -> None:
 
 
 def test_one_seed_gives_the_same_weights() -> None:
-    features = problem()
+    features = problem({"a": 6})
     first, losses = trained(features, seed=3)
     torch.rand(5)  # whatever was drawn before
     again, losses_again = trained(features, seed=3)
     other, _ = trained(features, seed=4)
     assert same(first, again) and losses == losses_again
     assert not same(first, other)
+
+
+def test_seed_sets_the_first_weights() -> None:
+    features = problem({"a": 4})
+    first, again, other = (trained(features, seed=seed, lr=1e-30, epochs=1)[0] for seed in (3, 3, 4))
+    assert same(first, again)
+    assert all(
+        not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True) if a.ndim == 4
+    )
+
+
+def test_every_epoch_has_its_own_order_and_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, batches, drawn = problem({"a": 5}), [], []
+
+    def inputs(features: ResidentFeatures, references: References, heads: HeadOptions, batch: Tensor) -> Any:
+        batches.append(batch.tolist())
+        return head_inputs(features, references, heads, batch)
+
+    def draw(features: ResidentFeatures, index: IndexOptions, n: int, epoch: int) -> References:
+        drawn.append((n, epoch))
+        return draw_references(features, index, n, epoch)
+
+    monkeypatch.setattr(training, "head_inputs", inputs)
+    monkeypatch.setattr(training, "draw_references", draw)
+    for seed in (0, 0, 1):
+        trained(features, seed=seed, epochs=3, batch_size=4)
+    assert drawn == [(2, 1), (2, 2), (2, 3)] * 3
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 9
+    orders = [[row for batch in batches[start : start + 3] for row in batch] for start in range(0, 27, 3)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[:3] == orders[3:6]
+    assert len({tuple(order) for order in orders}) == 6  # another for every epoch and for another seed
 
 
 def test_learning_rate_drops_after_the_milestones() -> None:
@@ -185,7 +218,7 @@ def test_references_of_low_score_are_left_out() -> None:
 
 
 def test_redrawing_is_used_or_not_as_asked() -> None:
-    features = problem()
+    features = problem({"a": 6})
     fixed, none = draw_references(features, INDEX, 2, epoch=0), nobody(features)
     redrawn, redrawn_too = (trained(features, fixed=given)[0] for given in (fixed, none))
     assert same(redrawn, redrawn_too)  # what was stored is not used
@@ -266,7 +299,7 @@ def test_nearer_keeps_the_middle_offsets() -> None:
 
 def test_heads_with_fewer_local_frames_use_the_nearer_ones() -> None:
     """Other maps at offsets -2 and 2 change nothing for k = 1, and something for k = 2."""
-    features = problem()
+    features = problem({"a": 6})
     assert features.local is not None
     values = features.local.values.clone()
     values[:, [0, 3]] = 255 - values[:, [0, 3]]
@@ -313,7 +346,7 @@ def test_loss_counts_the_joints_it_should(joints: str) -> None:
 
 
 def test_people_without_annotation_are_not_trained_on() -> None:
-    features = problem()
+    features = problem({"a": 6})
     keypoints = list(features.table["keypoints"])
     some = with_keypoints(features, [points if row % 3 else None for row, points in enumerate(keypoints)])
     absent = [points if row % 3 else points * [1, 1, 0] for row, points in enumerate(keypoints)]

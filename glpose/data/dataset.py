@@ -19,6 +19,8 @@ from store.errors import DataError
 from store.folder import check_unit_name
 from store.record import file_digest, fingerprint
 
+ANNOTATION_SUFFIXES = (".json", ".json.gz")
+
 Split = Literal["train", "eval"]
 ListedData = PoseTrack18Data | PoseTrack17Data | JHMDBData | FolderData
 FORMATS = {"posetrack18": posetrack18, "posetrack17": posetrack17}  # one JSON file per video
@@ -107,9 +109,18 @@ def open_video(ref: VideoRef) -> Video:
         files = open_frames(ref.name, ref.path)
         return Video(ref.name, files, None, frame_splits(ref, len(files.names)))
     annotations, box_source = READERS[ref.format](ref)
-    paths = tuple(ref.root / name for name in annotations.frame_names)
+    if not annotations.frame_names:
+        raise DataError(f"video {ref.name!r}: {ref.path} lists no frames")
+    paths = tuple(ref.root / _inside(ref, name) for name in annotations.frame_names)
     frames = ImageFrames(ref.name, paths, list(annotations.frame_names))
     return Video(ref.name, frames, annotations, frame_splits(ref, len(paths)), box_source)
+
+
+def _inside(ref: VideoRef, name: str) -> str:
+    """An image name as an annotation file spells it. DataError for one that leads out of the data folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"video {ref.name!r}: {ref.path} names the image {name!r}, outside of the data folder")
+    return name
 
 
 def frame_splits(ref: VideoRef, frames: int) -> np.ndarray:
@@ -154,16 +165,22 @@ def _file_refs(
         folder = data.root / data.annotations / options.subset
         if not folder.is_dir():
             raise DataError(f"annotation folder {folder} does not exist (data.annotations, data.{split}.subset)")
-        paths = sorted(p for p in folder.iterdir() if p.suffix == ".json" and not p.name.startswith("."))
+        paths = sorted(p for p in folder.iterdir() if p.name.endswith(ANNOTATION_SUFFIXES) and not _hidden(p))
         if not paths:
-            raise DataError(f"{folder} holds no annotation files (*.json)")
+            raise DataError(f"{folder} holds no annotation files (*.json, *.json.gz)")
     kind = "file" if isinstance(data, FolderData) else data.kind
-    return [
-        VideoRef(
-            check_unit_name(path.stem if path.is_file() else path.name), kind, path, data.root, {split: options.frames}
-        )
-        for path in paths
-    ]
+    return [VideoRef(_video_name(path), kind, path, data.root, {split: options.frames}) for path in paths]
+
+
+def _video_name(path: Path) -> str:
+    """A video is called as its file is, without the suffix, or as its folder of images."""
+    if path.is_dir():
+        return check_unit_name(path.name)
+    return check_unit_name(Path(path.name.removesuffix(".gz")).stem)
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
@@ -189,8 +206,11 @@ def _video_paths(data: FolderData) -> list[Path]:
         paths = [data.root / name for name in data.files]
         if missing := next((path for path in paths if not path.exists()), None):
             raise DataError(f"video {missing} does not exist (data.files)")
+        if len(set(paths)) < len(paths):
+            raise DataError("data.files names a video twice")
         return paths
-    paths = sorted(p for p in data.root.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES or _holds_images(p))
+    listed = [path for path in data.root.iterdir() if not _hidden(path)]
+    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
     if not paths:
         kinds = ", ".join(sorted(VIDEO_SUFFIXES))
         raise DataError(f"{data.root} holds no videos: neither files ({kinds}) nor folders of images")

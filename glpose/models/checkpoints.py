@@ -34,6 +34,8 @@ from store.errors import CheckpointError
 SHIPPED = {"demo": "weights/hrnet_demo.safetensors"}
 PACKAGE = Path(__file__).parent.parent
 
+HEADS_METADATA = ("heads", "channels", "offsets", "joints", "num_joints", "backbone", "space")
+
 WRAPPERS = ("best_state_dict", "state_dict", "model")  # where training checkpoints keep their tensors; the first wins
 
 # Tells an HRNet, and what stands before its names.
@@ -254,15 +256,18 @@ def load_heads(path: str | Path, *, space: str) -> GLPoseHeads:
     CheckpointError where the file holds no heads, or heads trained on features of another space.
     """
     metadata = read_metadata(path)
-    if "heads" not in metadata:
-        raise CheckpointError(f"{path} holds no GLPose heads; is it a backbone?")
+    if missing := [key for key in HEADS_METADATA if key not in metadata]:
+        raise CheckpointError(f"{path} holds no GLPose heads (no {missing[0]!r} in its metadata); is it a backbone?")
     if metadata["space"] != space:
         raise CheckpointError(
             f"{path} was trained on features of {metadata['backbone']} (space {metadata['space'][:12]}); these "
             f"features are of space {space[:12]}: extract with that backbone, or train again"
         )
-    options = HeadOptions.model_validate_json(metadata["heads"])
-    offsets = tuple(json.loads(metadata["offsets"]))
-    heads = GLPoseHeads(int(metadata["channels"]), int(metadata["num_joints"]), offsets, options)
-    heads.load_state_dict(read_state_dict(path))
+    try:
+        options = HeadOptions.model_validate_json(metadata["heads"])
+        offsets = tuple(json.loads(metadata["offsets"]))
+        heads = GLPoseHeads(int(metadata["channels"]), int(metadata["num_joints"]), offsets, options)
+        heads.load_state_dict(read_state_dict(path))
+    except (ValueError, RuntimeError) as error:  # pydantic's and JSON's errors are ValueErrors
+        raise CheckpointError(f"{path}: the heads do not fit their own description ({error}); train again") from None
     return heads.eval()
