@@ -213,7 +213,7 @@ def _make_units(stage: Stage, context: Context, found: Survey, console: Console)
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(stage.name, total=len(found.todo))
         for unit in found.todo:
             progress.update(task, description=f"{stage.name} {unit}")

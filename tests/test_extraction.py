@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, local_offsets, source_frames
 from glpose.geometry import crop_affine, crop_frame, normalise_crops, warp_crop
-from glpose.models.checkpoints import load_heads, load_hrnet, save_checkpoint
+from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions, HeadOptions
@@ -332,6 +332,20 @@ def test_heads_of_another_space_are_refused(tmp_path: Path) -> None:
     save_heads(path, GLPoseHeads(4, 5, (-1, 1), HeadOptions(k=1, n=2)), "ab" * 32)
     with pytest.raises(CheckpointError, match=f"{'ab' * 6}.*{'cd' * 6}"):
         load_heads(path, space="cd" * 32)
+
+
+def test_heads_that_do_not_fit_their_description_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    heads = GLPoseHeads(4, 5, (-1, 1), HeadOptions(k=1, n=2))
+    save_heads(path, heads, "ab" * 32)
+    metadata = read_metadata(path)
+    for broken in ({"num_joints": "6"}, {"channels": "many"}, {"heads": "{}x"}):
+        save_checkpoint(path, heads.state_dict(), {**metadata, **broken})
+        with pytest.raises(CheckpointError, match="do not fit their own description"):
+            load_heads(path, space="ab" * 32)
+    save_checkpoint(path, heads.state_dict(), {key: metadata[key] for key in metadata if key != "space"})
+    with pytest.raises(CheckpointError, match="no 'space' in its metadata"):
+        load_heads(path, space="ab" * 32)
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\0" * 64])

@@ -389,7 +389,7 @@ def test_missing_folders(tmp_path: Path) -> None:
     ):
         list_videos(PoseTrack18Data(root=tmp_path))
     (tmp_path / "annotations" / "train").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"holds no annotation files \(\*\.json\)"):
+    with pytest.raises(DataError, match=r"holds no annotation files \(\*\.json, \*\.json\.gz\)"):
         list_videos(PoseTrack18Data(root=tmp_path))
 
 
@@ -454,3 +454,42 @@ def test_an_image_that_the_annotation_names_is_absent(tmp_path: Path) -> None:
     video = open_video(ref)
     with pytest.raises(DataError, match=r"video 'a': frame 1 is listed but .*000001\.png does not exist"):
         list(video.frames.read([0, 1, 2]))
+
+
+def test_gzipped_annotations_are_listed(tmp_path: Path) -> None:
+    root = dataset(tmp_path, train=["a"])
+    plain = root / "annotations" / "train" / "a.json"
+    (plain.parent / "b.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (plain.parent / "._a.json").write_text("not a data file")
+    refs = list_videos(PoseTrack18Data(root=root, eval=None))
+    assert [ref.name for ref in refs] == ["a", "b"]
+    first, second = (read_annotation_json(ref.path) for ref in refs)
+    assert first == second
+
+
+@pytest.mark.parametrize("name", ["../elsewhere/0.jpg", "images/../../0.jpg", "/etc/passwd"])
+def test_an_image_outside_of_the_data_folder_is_refused(tmp_path: Path, name: str) -> None:
+    root = dataset(tmp_path, train=["a"])
+    path = root / "annotations" / "train" / "a.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = name
+    path.write_text(json.dumps(content))
+    (ref,) = list_videos(PoseTrack18Data(root=root, eval=None))
+    with pytest.raises(DataError, match="outside of the data folder"):
+        open_video(ref)
+
+
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
+    root = dataset(tmp_path, train=["a"])
+    path = root / "annotations" / "train" / "a.json"
+    path.write_text(json.dumps(file18([], frames=0)))
+    (ref,) = list_videos(PoseTrack18Data(root=root, eval=None))
+    with pytest.raises(DataError, match="lists no frames"):
+        open_video(ref)
+
+
+def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(DataError, match="names a video twice"):
+        list_videos(FolderData(root=tmp_path, files=("a.mp4", str(tmp_path / "a.mp4"))))
