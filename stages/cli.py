@@ -36,26 +36,6 @@ Force = Annotated[bool, typer.Option("--force", help="Make anew what was made wi
 Plan = Annotated[bool, typer.Option("--plan", help="Print what would run, and stop.")]
 
 
-@app.command()
-def run(
-    pipeline: Pipeline,
-    config: Config = None,
-    settings: Settings = None,
-    videos: Videos = "*",
-    force: Force = False,
-    plan: Plan = False,
-) -> None:
-    """Run all stages of a pipeline; what is done already is skipped."""
-    context = _context(pipeline, config, settings, videos)
-    from rich.console import Console
-
-    from stages.run import plan_lines, run_pipeline, stages_of
-
-    if plan:
-        return _print(plan_lines(stages_of(context.config), context))
-    run_pipeline(context, Console(), force=force)
-
-
 def _stage_command(name: str, summary: str) -> None:
     def command(
         pipeline: Pipeline,
@@ -68,15 +48,17 @@ def _stage_command(name: str, summary: str) -> None:
         context = _context(pipeline, config, settings, videos)
         from rich.console import Console
 
-        from stages.run import STAGES, plan_lines, run_stage
+        from stages.run import STAGES, plan_lines, run_stages, stages_of
 
+        stages = stages_of(context.config) if name == "run" else [STAGES[name]]
         if plan:
-            return _print(plan_lines([STAGES[name]], context))
-        run_stage(STAGES[name], context, Console(), force=force)
+            return _print(plan_lines(stages, context))
+        run_stages(stages, context, Console(), force=force)
 
     app.command(name, help=summary)(command)
 
 
+_stage_command("run", "Run all stages of a pipeline; what is done already is skipped.")
 _stage_command("render", "Render the clips of a pipeline with generated data.")
 _stage_command("detect", "Find the person boxes of every video.")
 _stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")

@@ -61,10 +61,8 @@ def make(context: Context, shared: Mapping[str, BoxFile | None], unit: str, atte
 
 def finish(context: Context) -> list[str]:
     """Merge the tables; count proposals by box source."""
-    folder = context.folder("detect")
-    record = folder.record_in_force()
-    commits = folder.commits(record) if record else {}
-    merge_tables(folder, commits, "proposals")
+    commits = context.commits("detect")
+    merge_tables(context.folder("detect"), commits, "proposals")
     total = sum(commit.meta["proposals"] for commit in commits.values())
     lines = [f"  {total} proposals in {len(commits)} videos; boxes: {box_sources(context.config)}"]
     if total == 0:

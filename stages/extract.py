@@ -54,10 +54,8 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
 
 def finish(context: Context) -> list[str]:
     """Merge the tables; say how much is stored."""
-    folder = context.folder("extract")
-    record = folder.record_in_force()
-    commits = folder.commits(record) if record else {}
-    merge_tables(folder, commits, "proposals")
+    commits = context.commits("extract")
+    merge_tables(context.folder("extract"), commits, "proposals")
     total, size = sum(c.meta["proposals"] for c in commits.values()), sum(c.bytes for c in commits.values())
     maps = total * (1 + 2 * context.config.extract.k)
     return [f"  features of {total} proposals ({maps} maps) in {len(commits)} videos, {size / 1e6:.1f} MB"]

@@ -88,10 +88,8 @@ def load_neighbours(context: Context, videos: list[str]) -> dict[str, Neighbours
 
 def finish(context: Context) -> list[str]:
     """Merge the tables; say how even the softmax weights and the citations are."""
-    folder = context.folder("index")
-    record = folder.record_in_force()
-    commits = folder.commits(record) if record else {}
-    merge_tables(folder, commits, "neighbours")
+    commits = context.commits("index")
+    merge_tables(context.folder("index"), commits, "neighbours")
     entropies = [c.meta["softmax_entropy"] for c in commits.values() if c.meta["softmax_entropy"] is not None]
     hubs = [c.meta["hubness"] for c in commits.values() if c.meta["hubness"] is not None]
     if not entropies:

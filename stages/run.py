@@ -151,9 +151,9 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
             _say(console, line)
 
 
-def run_pipeline(context: Context, console: Console, *, force: bool = False) -> None:
-    """Run all stages of a pipeline in order."""
-    for stage in stages_of(context.config):
+def run_stages(stages: Sequence[Stage], context: Context, console: Console, *, force: bool = False) -> None:
+    """Run stages in order; the first one with a failed unit is the last."""
+    for stage in stages:
         # videos are listed anew for every stage: render brings them into being
         run_stage(stage, Context(context.config, context.pattern), console, force=force)
 

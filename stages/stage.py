@@ -46,6 +46,11 @@ class Context:
         """One video by its name."""
         return next(ref for ref in self.all_videos if ref.name == name)
 
+    def commits(self, stage: str) -> dict[str, Commit]:
+        """What a stage has finished, by unit; empty before it was ever begun."""
+        record = self.folder(stage).record_in_force()
+        return self.folder(stage).commits(record) if record else {}
+
     def commit(self, stage: str, unit: str) -> Commit:
         """What a stage before has made of a unit. NotCommitted if it has not."""
         record = self.folder(stage).record_in_force()

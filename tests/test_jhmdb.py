@@ -28,7 +28,7 @@ from glpose.models.checkpoints import read_metadata
 from glpose.options import FolderData, GeneratedData, JHMDBData, PoseTrack17Data, PoseTrack18Data, SplitOptions
 from glpose.proposals import propose
 from stages.config import find_config, load_pipeline
-from stages.run import run_pipeline
+from stages.run import run_stages, stages_of
 from stages.stage import Context
 from store.errors import ConfigError, DataError
 from store.folder import check_unit_name
@@ -336,7 +336,7 @@ def test_the_pipeline_runs_from_detect_to_eval(root: Path, tmp_path: Path):
         "runtime.device=cpu", "runtime.threads=1",
     ]  # fmt: skip
     context = Context(load_pipeline(find_config(None), "jhmdb", settings))
-    run_pipeline(context, Console(quiet=True))
+    run_stages(stages_of(context.config), context, Console(quiet=True))
 
     table = store.open(work).table(keypoints=True)
     assert table.groupby("split").size().to_dict() == {"eval": FRAMES, "train": 2 * FRAMES}
