@@ -289,4 +289,4 @@ class RuntimeOptions(Options):
         default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: its own choice")
-    workers: int = Field(default=1, ge=1, description="worker processes of render")
+    workers: int = Field(default=1, ge=1, description="processes that draw the frames of pretrain")

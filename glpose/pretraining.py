@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from glpose.augmentation import augment_keypoints, sample_augmentation
 from glpose.data.generated import ClipOptions, render_clip
@@ -28,9 +29,11 @@ Report = Callable[[int, int, float], None]  # crops seen, crops in all, loss
 
 
 def new_network(options: PretrainOptions, num_joints: int) -> HRNet:
-    """A network to pretrain: from `options.init`, or with He-normal weights, which short trainings get going with."""
-    if options.init is not None:
-        return load_hrnet(options.init, width=options.width)
+    """A network to pretrain, with He-normal weights, which short trainings get going with.
+
+    Where `options.init` names a checkpoint, every tensor that fits is taken from it; its final_layer only for as many
+    joints. CheckpointError where it cannot be read or has another width.
+    """
     torch.manual_seed(options.seed)
     model = HRNet(options.width, num_joints, options.stages)
     for layer in model.modules():
@@ -38,7 +41,14 @@ def new_network(options: PretrainOptions, num_joints: int) -> HRNet:
             torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     if model.final_layer is not None:
         torch.nn.init.normal_(model.final_layer.weight, std=0.01)
+    if options.init is not None:
+        own, given = model.state_dict(), load_hrnet(options.init, width=options.width).state_dict()
+        model.load_state_dict({name: given[name] if _fits(name, own, given) else own[name] for name in own})
     return model
+
+
+def _fits(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    return name in given and given[name].shape == own[name].shape
 
 
 def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, workers: int, report: Report) -> HRNet:

@@ -37,7 +37,7 @@ def propose(
     weak = table["score"].to_numpy() < min_score
     left_out = {
         "with NaN": int(broken.sum()),
-        "outside the frame": int((~usable & ~broken).sum()),
+        "of no area or outside the frame": int((~usable & ~broken).sum()),
         f"below score {min_score:g}": int((weak & usable).sum()),
     }
     table[BOX] = boxes

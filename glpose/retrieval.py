@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glpose.options import IndexOptions
 from store.index import build_index, search_outside
 
 
@@ -28,6 +29,29 @@ def comparable(embeddings: np.ndarray, similarity: str) -> np.ndarray:
     if similarity == "cosine":
         embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(embeddings, np.float32)
+
+
+def find_references(
+    video: str,
+    frames: np.ndarray,
+    scores: np.ndarray,
+    rows: np.ndarray,
+    embeddings: np.ndarray,
+    options: IndexOptions,
+    n: int,
+    epoch: int,
+) -> Neighbours:
+    """The n references of each of `rows`, the proposals of one video and one split.
+
+    frames: (P,) rising. scores: (P,) of the boxes; those below `options.min_score` are no references, but get some.
+    rows: (Q,) rising. embeddings: (P, C) from `comparable`. epoch: another draw of the pools each; evaluation's is 0.
+    """
+    eligible = rows[scores[rows] >= options.min_score]
+    window = options.exclude_window
+    if options.pool == "all":
+        return rank_all(embeddings, frames, rows, eligible, n, window)
+    pools = draw_pools(video, frames, rows, eligible, options.pool, window, options.seed, epoch)
+    return rank_pools(embeddings, rows, pools, n)
 
 
 def excluded_rows(frames: np.ndarray, queries: np.ndarray, window: int) -> np.ndarray:

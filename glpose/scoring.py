@@ -47,13 +47,15 @@ class Scores:
     """What a protocol says of several variants.
 
     metric: its name, as tables print it. results: variant -> plain data. mean: variant -> percent, NaN where nothing
-    was annotated. table: from variant -> label, a text table of those rows.
+    was annotated. table: from variant -> label, a text table of those rows. problems: what the protocol could not score
+    as it should, one line each.
     """
 
     metric: str
     results: dict[str, dict[str, object]]
     mean: dict[str, float]
     table: Callable[[dict[str, str]], str]
+    problems: list[str]
 
 
 def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
@@ -78,6 +80,7 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
         results={variant: result.as_json() for variant, result in results.items()},
         mean={variant: result.mean for variant, result in results.items()},
         table=lambda labels: posetrack.format_table({labels[v]: results[v] for v in labels}, details=True),
+        problems=list(dict.fromkeys(problem for result in results.values() for problem in result.problems)),
     )
 
 
@@ -111,6 +114,7 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         results={variant: result.as_json() for variant, result in results.items()},
         mean={variant: result.mean for variant, result in results.items()},
         table=lambda labels: pck.format_table({labels[v]: results[v] for v in labels}, details=True),
+        problems=[],
     )
 
 

@@ -15,7 +15,7 @@ from glpose.geometry import frame_to_heatmap
 from glpose.keypoints import VISIBLE
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
-from glpose.retrieval import Neighbours, comparable, draw_pools, rank_pools
+from glpose.retrieval import Neighbours, comparable, find_references
 from glpose.targets import draw_targets, heatmap_loss
 from store.errors import TrainingError
 
@@ -42,8 +42,8 @@ def train_heads(
     """Train heads on every annotated proposal of `features`; returns them in eval mode.
 
     fixed: the references that `index` stored; they are used as they are where pools are the whole video or are not
-    redrawn. One seed gives the same weights again on one device. TrainingError where nothing is annotated, or where the
-    loss is not finite.
+    redrawn. One seed gives the same weights again on one CPU; on a GPU, as far as its kernels do. TrainingError where
+    nothing is annotated, or where the loss is not finite.
     """
     device = features.device
     features = features.nearer(heads.k)
@@ -99,10 +99,9 @@ def draw_references(features: ResidentFeatures, index: IndexOptions, n: int, epo
     for video, group in features.table.groupby("video", sort=True):
         start = int(group.index[0])
         rows = np.arange(len(group))
-        eligible = np.flatnonzero(group["score"].to_numpy() >= index.min_score)
-        frames = group["frame"].to_numpy()
-        pools = draw_pools(str(video), frames, rows, eligible, index.pool, index.exclude_window, index.seed, epoch)
-        ranked = rank_pools(embeddings[start : start + len(rows)], rows, pools, n)
+        frames, scores = group["frame"].to_numpy(), group["score"].to_numpy()
+        own = embeddings[start : start + len(rows)]
+        ranked = find_references(str(video), frames, scores, rows, own, index, n, epoch)
         found.append(Neighbours(np.where(ranked.rows >= 0, ranked.rows + start, -1), ranked.similarity))
     return _on(features.device, found)
 

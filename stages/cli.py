@@ -31,7 +31,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one option, such as index.n=4; repeatable."),
 ]
-Videos = Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")]
+Videos = Annotated[
+    str,
+    typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches; then `run` ends before train."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made with other parameters.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Print what would run, and stop.")]
 
@@ -50,7 +53,7 @@ def _stage_command(name: str, summary: str) -> None:
 
         from stages.run import STAGES, plan_lines, run_stages, stages_of
 
-        stages = stages_of(context.config) if name == "run" else [STAGES[name]]
+        stages = stages_of(context) if name == "run" else [STAGES[name]]
         if plan:
             return _print(plan_lines(stages, context))
         run_stages(stages, context, Console(), force=force)
@@ -89,7 +92,7 @@ def status(pipeline: Pipeline, config: Config = None, settings: Settings = None,
     context = _context(pipeline, config, settings, videos)
     from stages.run import plan_lines, stages_of
 
-    _print([f"{pipeline} in {context.config.work}", *plan_lines(stages_of(context.config), context)])
+    _print([f"{pipeline} in {context.config.work}", *plan_lines(stages_of(context), context)])
 
 
 @app.command()

@@ -65,6 +65,8 @@ def finish(context: Context) -> list[str]:
     merge_tables(context.folder("detect"), commits, "proposals")
     total = sum(commit.meta["proposals"] for commit in commits.values())
     lines = [f"  {total} proposals in {len(commits)} videos; boxes: {box_sources(context.config)}"]
+    if context.config.detect.train.source == "file":
+        lines.append("  boxes of the train split come from a file: without keypoints, heads cannot be trained on them")
     if total == 0:
         lines.append("  no one was found anywhere: does the box file name images as the annotations do (id or name)?")
     return lines

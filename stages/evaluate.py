@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.dataset import VideoRef, joint_set, open_video
+from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
 from glpose.evaluation import predict_poses
 from glpose.keypoints import JointSet
@@ -29,6 +29,7 @@ VERSION = 1
 UNIT = "results"
 DRAWN_SCORE = 0.1  # joints below this score are not drawn
 SHEET_FRAMES = 4
+PROBLEMS_SHOWN = 5
 OVERLAY_FPS = 10  # slow enough to look at
 
 Scorer = Callable[[Path, Sequence[EvaluatedVideo], EvalOptions], Scores]
@@ -49,9 +50,11 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the trained heads and of the features and references of the evaluation split."""
+    """Digest of the trained heads, and of the evaluation split's features, references and annotations."""
     heads = [context.commit("train", name).digest for name in variants(context.config)]
-    return fingerprint([heads, split_digest(context, "eval")])
+    refs = [context.video(name) for name in split_videos(context, "eval")]
+    truth = [inputs_digest(ref, open_video(ref)) for ref in refs]
+    return fingerprint([heads, split_digest(context, "eval"), truth])
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
@@ -118,7 +121,10 @@ def _table(config: PipelineConfig, scores: Scores) -> str:
     labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
     heading = f"{scores.metric} on the eval split, percent; boxes: {box_sources(config)}; joints: {config.eval.joints}"
     rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
-    return "\n".join([heading, *([config.note] if config.note else []), rows])
+    notes = [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
+    if len(scores.problems) > PROBLEMS_SHOWN:
+        notes.append(f"note: {len(scores.problems) - PROBLEMS_SHOWN} more in scores.json")
+    return "\n".join([heading, *([config.note] if config.note else []), rows, *notes])
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from glpose.options import IndexOptions
-from glpose.retrieval import Neighbours, comparable, draw_pools, hubness, rank_all, rank_pools, softmax_entropy
+from glpose.retrieval import Neighbours, comparable, find_references, hubness, softmax_entropy
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage, nothing, video_units
 from store.features import VideoFeatures
@@ -37,7 +37,7 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
     table = read_table(folder, "proposals")
     embeddings = comparable(VideoFeatures(folder, unit, files).embedding[:, 0], options.similarity)
     write_index(attempt.path, build_index(embeddings))
-    found = find_neighbours(unit, table, embeddings, options)
+    found = neighbours_by_split(unit, table, embeddings, options)
     write_table(attempt.path, "neighbours", _long_table(unit, found))
     lacking = int((found.rows < 0).any(axis=1).sum())
     attempt.meta = {
@@ -49,21 +49,13 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
     return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
 
 
-def find_neighbours(video: str, table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions) -> Neighbours:
+def neighbours_by_split(video: str, table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions) -> Neighbours:
     """References of every proposal of a video, from its own split alone; pools as evaluation uses them (epoch 0)."""
-    found = Neighbours(
-        np.full((len(table), options.n), -1, np.int64), np.full((len(table), options.n), -np.inf, np.float32)
-    )
+    found = _nobody(len(table), options.n)
     frames, scores = table["frame"].to_numpy(), table["score"].to_numpy()
     for split in sorted(table["split"].unique()):
         rows = np.flatnonzero((table["split"] == split).to_numpy())
-        eligible = rows[scores[rows] >= options.min_score]
-        window = options.exclude_window
-        if options.pool == "all":
-            ranked = rank_all(embeddings, frames, rows, eligible, options.n, window)
-        else:
-            pools = draw_pools(video, frames, rows, eligible, options.pool, window, options.seed, epoch=0)
-            ranked = rank_pools(embeddings, rows, pools, options.n)
+        ranked = find_references(video, frames, scores, rows, embeddings, options, options.n, epoch=0)
         found.rows[rows], found.similarity[rows] = ranked.rows, ranked.similarity
     return found
 
@@ -72,17 +64,12 @@ def load_neighbours(context: Context, videos: list[str]) -> dict[str, Neighbours
     """What `make` wrote, as arrays again, by video."""
     folder, n = context.folder("index"), context.config.index.n
     commits = {video: context.commit("index", video) for video in videos}
-    out = {}
+    # a video without any reference has no row in the table
+    out = {video: _nobody(commits[video].meta["proposals"], n) for video in videos}
     for video, table in read_tables(folder, commits, "neighbours").groupby("video"):
-        count = commits[str(video)].meta["proposals"]
-        rows, similarity = np.full((count, n), -1, np.int64), np.full((count, n), -np.inf, np.float32)
         where = (table["proposal"].to_numpy(), table["rank"].to_numpy())
-        rows[where], similarity[where] = table["reference"], table["similarity"]
-        out[str(video)] = Neighbours(rows, similarity)
-    for video in videos:  # a video without any reference has no row in the table
-        count = commits[video].meta["proposals"]
-        empty = Neighbours(np.full((count, n), -1, np.int64), np.full((count, n), -np.inf, np.float32))
-        out.setdefault(video, empty)
+        out[str(video)].rows[where] = table["reference"]
+        out[str(video)].similarity[where] = table["similarity"]
     return out
 
 
@@ -99,6 +86,10 @@ def finish(context: Context) -> list[str]:
         f"  softmax entropy {np.mean(entropies):.2f} nats (even weights over {n}: {np.log(n):.2f}); "
         f"the most-cited tenth of the proposals gets {100 * np.mean(hubs):.0f} % of the citations"
     ]
+
+
+def _nobody(proposals: int, n: int) -> Neighbours:
+    return Neighbours(np.full((proposals, n), -1, np.int64), np.full((proposals, n), -np.inf, np.float32))
 
 
 def _long_table(video: str, found: Neighbours) -> pd.DataFrame:

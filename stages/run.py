@@ -67,11 +67,13 @@ class Survey:
         return [] if self.in_force is None else difference(self.in_force, self.record)
 
 
-def stages_of(config: PipelineConfig) -> list[Stage]:
-    """The stages of a pipeline in order; those that it needs."""
-    needed = [stage for stage in STAGES.values() if stage.name != "render" or config.data.kind == "generated"]
-    # without a training split there are no heads to train or evaluate
-    return [s for s in needed if s.name not in ("train", "eval") or config.data.kind != "folder"]
+def stages_of(context: Context) -> list[Stage]:
+    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos."""
+    kind = context.config.data.kind
+    names = [name for name in STAGES if name != "render" or kind == "generated"]
+    if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
+        names = [name for name in names if name not in ("train", "eval")]
+    return [STAGES[name] for name in names]
 
 
 def expected_record(stage: Stage, config: PipelineConfig) -> Record:
@@ -92,7 +94,11 @@ def survey(stage: Stage, context: Context) -> Survey:
                 f"{stage.name} needs {name}, which has not run: glpose-stage {name} -p {context.config.name}"
             )
         if changes := difference(before, record["after"][name]):
-            raise RecordMismatch(_refusal(name, context, changes))
+            raise RecordMismatch(
+                f"{stage.name} needs {name} as configured, but what is in force was made with other parameters:\n  "
+                + "\n  ".join(changes)
+                + f"\nmake {name} anew for all videos first: glpose-stage {name} -p {context.config.name} --force"
+            )
     folder = context.folder(stage.name)
     commits = folder.commits(record)
     inputs: dict[str, str] = {}
@@ -100,7 +106,7 @@ def survey(stage: Stage, context: Context) -> Survey:
     for unit in stage.units(context, False):
         try:
             inputs[unit] = stage.inputs(context, unit)
-        except DataError as error:  # one video that cannot be read must not keep the others waiting
+        except (DataError, NotCommitted) as error:  # one video that failed must not keep the others waiting
             broken[unit] = str(error)
     return Survey(
         record=record,
@@ -252,5 +258,5 @@ def _refusal(stage: str, context: Context, changes: list[str]) -> str:
     lines = "\n  ".join(changes)
     return (
         f"{stage} in {context.config.work} was run with other parameters:\n  {lines}\n"
-        f"--force makes it anew with the new ones (the old outputs stay until all are done); --set work=DIR keeps both"
+        f"--force makes it anew with the new ones (the old outputs stay on disk); --set work=DIR keeps both"
     )

@@ -31,7 +31,12 @@ class Context:
     def all_videos(self) -> list[VideoRef]:
         """Every video of the pipeline's data set; for generated data, those that `render` has written."""
         data = self.config.data
-        return _rendered(self.folder("render"), data) if isinstance(data, GeneratedData) else list_videos(data)
+        if isinstance(data, GeneratedData):
+            return _rendered(self.folder("render"), data)
+        refs = list_videos(data)
+        for ref in refs:
+            _check_gap(ref, self.config.extract.k)
+        return refs
 
     @cached_property
     def videos(self) -> list[VideoRef]:
@@ -96,6 +101,18 @@ def nothing(_: Context) -> None:
 def no_lines(_: Context) -> list[str]:
     """For stages with nothing to tell at the end."""
     return []
+
+
+def _check_gap(ref: VideoRef, k: int) -> None:
+    """ConfigError where one video's splits lie so close that a local frame of one is a key frame of the other."""
+    if len(ref.ranges) < 2:
+        return
+    (_, (_, stop)), (_, (start, _)) = sorted(ref.ranges.items(), key=lambda item: item[1][0])
+    if stop is not None and start - stop < k:
+        raise ConfigError(
+            f"video {ref.name!r}: {start - stop} frames lie between its train and eval split; with extract.k = {k} "
+            f"there must be {k} at least (data.train.frames, data.eval.frames)"
+        )
 
 
 def clip_names(data: GeneratedData) -> list[str]:

@@ -56,8 +56,8 @@ def split_digest(context: Context, split: str) -> str:
 
 
 def split_videos(context: Context, split: str) -> list[str]:
-    """Names of the videos, among those of this run, with frames in a split."""
-    return [ref.name for ref in context.videos if split in ref.ranges]
+    """Names of all videos with frames in a split: heads and scores are of whole splits, whatever --videos says."""
+    return [ref.name for ref in context.all_videos if split in ref.ranges]
 
 
 def load_split(context: Context, split: str) -> Split:
@@ -65,7 +65,7 @@ def load_split(context: Context, split: str) -> Split:
     config = context.config
     videos = split_videos(context, split)
     if not videos:
-        raise TrainingError(f"no video has frames in the {split} split: look at data.{split} and --videos")
+        raise TrainingError(f"no video has frames in the {split} split: look at data.{split}")
     extract, heads = config.extract, config.train.heads
     device = choose_device(config.runtime)
     stored = store.open(config.work)

@@ -257,6 +257,10 @@ def _pointer(record: Record) -> str:
 
 def _read_commit(path: Path) -> Commit:
     value = read_json(path)
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
+        raise StoreError(
+            f"{path} has store format {value['format']}; this program reads up to {FORMAT}: upgrade glpose"
+        )
     try:
         files = {name: (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
         return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])

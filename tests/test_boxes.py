@@ -154,7 +154,7 @@ def test_boxes_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
     ]  # fmt: skip
     entries = [entry(score=0.2), *(entry() | change for change in bad), entry(bbox=[-10, 50, 500, 100])]
     table, left_out = propose(video(), {"train": None, "eval": box_file(tmp_path, entries)}, 0.2)
-    assert left_out == {"with NaN": 3, "outside the frame": 5, "below score 0.2": 2}
+    assert left_out == {"with NaN": 3, "of no area or outside the frame": 5, "below score 0.2": 2}
     assert table[BOX].to_numpy().tolist() == [[10, 20, 40, 60], [0, 50, WIDTH, HEIGHT]]  # clipped to the frame
     assert np.isfinite(table["score"].to_numpy()).all()
 

@@ -16,11 +16,11 @@ from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
-GROUPS = ("detect", "extract", "index", "train", "eval", "runtime")
+GROUPS = ("detect", "extract", "index", "train", "eval", "pretrain", "runtime")
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
     "detect.train.file", "detect.eval.file", "extract.width", "train.heads.width", "eval.pck.alpha", "eval.pck.size",
-    "runtime.threads", "runtime.workers",
+    "runtime.threads", "runtime.workers", "pretrain.init",
 }  # fmt: skip
 
 BASE: dict[str, Any] = {"work": "out", "data": {"kind": "generated"}}

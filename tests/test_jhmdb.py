@@ -336,7 +336,7 @@ def test_the_pipeline_runs_from_detect_to_eval(root: Path, tmp_path: Path):
         "runtime.device=cpu", "runtime.threads=1",
     ]  # fmt: skip
     context = Context(load_pipeline(find_config(None), "jhmdb", settings))
-    run_stages(stages_of(context.config), context, Console(quiet=True))
+    run_stages(stages_of(context), context, Console(quiet=True))
 
     table = store.open(work).table(keypoints=True)
     assert table.groupby("split").size().to_dict() == {"eval": FRAMES, "train": 2 * FRAMES}

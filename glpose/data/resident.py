@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glpose.geometry import crop_frame
 from store.errors import CheckpointError, DataError, TrainingError
+from store.features import VideoFeatures
 from store.reader import Store
 from store.schema import FeatureSchema
 from store.tables import BOX
@@ -105,31 +106,30 @@ def load_resident(
     chosen = [schema.offsets.index(offset) for offset in offsets]
     _check_memory(schema, len(table), len(offsets), device)
 
-    parts: dict[str, list[Tensor]] = {}
-    for video, rows in rows_of.items():
-        features = store.features(video)
-        if features.schema.space != schema.space:
-            raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
-        arrays = {"key": features.read("key", rows)[:, 0], "embedding": features.read("embedding", rows)[:, 0]}
-        if schema.dtype == "uint8":
-            arrays["key_scale"] = features.read("key_scale", rows)[:, 0]
-        if offsets:
-            arrays["local"] = features.read("local", rows)[:, 0, chosen]
-            if schema.dtype == "uint8":
-                arrays["local_scale"] = features.read("local_scale", rows)[:, 0, chosen]
-        for name, array in arrays.items():
-            parts.setdefault(name, []).append(torch.from_numpy(np.ascontiguousarray(array)).to(device))
-    # name by name, so that the copies of one array are freed before the next is joined
-    joined = {name: torch.cat(parts.pop(name)) for name in list(parts)}
+    held: dict[str, Tensor] = {}  # each array is made once, whole, and filled video by video
+    start = 0
+    try:
+        for video, rows in rows_of.items():
+            features = store.features(video)
+            if features.schema.space != schema.space:
+                raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
+            for name, array in _arrays(features, rows, chosen).items():
+                if name not in held:
+                    like = torch.from_numpy(array[:0])
+                    held[name] = torch.empty((len(table), *array.shape[1:]), dtype=like.dtype, device=device)
+                held[name][start : start + len(rows)] = torch.from_numpy(array)
+            start += len(rows)
+    except torch.OutOfMemoryError:
+        raise _too_large(schema, len(table), len(offsets), device) from None
     table = table.sort_values(by=["video", "proposal"], kind="stable").reset_index(drop=True)
     return ResidentFeatures(
         schema=schema,
         offsets=offsets,
         table=table,
         regions=np.stack([crop_frame(box, crop_size, crop_scale) for box in table[BOX].to_numpy()]),
-        key=Maps(joined["key"], joined.get("key_scale")),
-        local=Maps(joined["local"], joined.get("local_scale")) if offsets else None,
-        embedding=joined["embedding"],
+        key=Maps(held["key"], held.get("key_scale")),
+        local=Maps(held["local"], held.get("local_scale")) if offsets else None,
+        embedding=held["embedding"],
     )
 
 
@@ -139,14 +139,38 @@ def resident_bytes(schema: FeatureSchema, proposals: int, local: int) -> int:
     return proposals * (1 + local) * per_map
 
 
+def _arrays(features: VideoFeatures, rows: np.ndarray, offsets: Sequence[int]) -> dict[str, np.ndarray]:
+    """View 0 of these proposals' arrays, as stored; offsets: positions along the local maps' axis."""
+    names = ["key", "embedding", *(["key_scale"] if features.schema.dtype == "uint8" else [])]
+    arrays = {name: features.read(name, rows)[:, 0] for name in names}
+    if offsets:
+        local = ["local", *(["local_scale"] if features.schema.dtype == "uint8" else [])]
+        arrays |= {name: features.read(name, rows)[:, 0, list(offsets)] for name in local}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
 def _check_memory(schema: FeatureSchema, proposals: int, local: int, device: torch.device) -> None:
-    needed = resident_bytes(schema, proposals, local)
+    free = _free_bytes(device)
+    if free is not None and resident_bytes(schema, proposals, local) > 0.8 * free:
+        raise _too_large(schema, proposals, local, device)
+
+
+def _too_large(schema: FeatureSchema, proposals: int, local: int, device: torch.device) -> TrainingError:
+    free, needed = _free_bytes(device), resident_bytes(schema, proposals, local)
+    there = "" if free is None else f", {free / 1e9:.1f} GB are free"
+    return TrainingError(
+        f"{proposals} proposals with {local} local frames need {needed / 1e9:.1f} GB on "
+        f"{device}{there}: use fewer local frames (train.heads.k) or fewer videos (data.train.videos)"
+    )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Bytes that can be had on a device; None where the system does not say."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > 0.8 * free:
-        raise TrainingError(
-            f"{proposals} proposals with {local} local frames need {needed / 1e9:.1f} GB on {device}, "
-            f"{free / 1e9:.1f} GB are free: use fewer local frames (train.heads.k) or fewer videos (--videos)"
-        )
+        return torch.cuda.mem_get_info(device)[0]
+    try:  # unlike sysconf's free pages, this counts the page cache, which gives way
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    available = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return None if available is None else int(available.split()[1]) * 1024

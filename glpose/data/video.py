@@ -16,6 +16,7 @@ import numpy as np
 from store.errors import DataError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+UNCOMPRESSED = {".bmp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
@@ -67,6 +68,8 @@ class ImageFrames:
             except FileNotFoundError:
                 raise self._absent(frame) from None
             digest.update(f"{path.name}\0{size}\n".encode())
+            if path.suffix.lower() in UNCOMPRESSED:  # all of one resolution are equally large
+                digest.update(path.read_bytes())
         return digest.hexdigest()
 
     def _decode(self, frame: int) -> np.ndarray:
