@@ -197,7 +197,7 @@ def _parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 def _parse_value(setting: str, text: str, types_: Sequence[Any]) -> Any:
     """The value of a --set: text as it stands where the option is text (060470979, *_test, yes), else YAML."""
     texts = [_accepted(type_) for type_ in types_]
-    if any(accepted <= {str, Path, type(None)} for accepted in texts):
+    if any(accepted <= {str, Path, type(None)} and accepted & {str, Path} for accepted in texts):
         if text in ("null", "~") and any(type(None) in accepted for accepted in texts):
             return None
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""

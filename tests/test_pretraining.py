@@ -77,6 +77,17 @@ def test_network_from_a_checkpoint(tmp_path: Path) -> None:
         new_network(options.model_copy(update={"width": 16}), JOINTS)
 
 
+def test_a_published_checkpoint_gives_what_fits(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    published = HRNet(8, num_joints=17, stages=4)
+    save_checkpoint(tmp_path / "coco.safetensors", published.state_dict(), {})
+    model = new_network(TINY.model_copy(update={"init": tmp_path / "coco.safetensors"}), JOINTS)
+    assert (model.stages, model.num_joints) == (3, JOINTS)
+    own, given = model.state_dict(), published.state_dict()
+    assert all(torch.equal(own[name], given[name]) for name in own if not name.startswith("final_layer"))
+    assert model(torch.rand(1, 3, 64, 48)).shape == (1, JOINTS, 16, 12)
+
+
 def test_held_out_score_tells_poor_networks() -> None:
     """A network that knows nothing scores near nothing; the score of one network is always the same."""
     torch.manual_seed(0)

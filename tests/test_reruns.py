@@ -309,7 +309,62 @@ def test_folder_with_what_a_killed_claim_left_is_taken(fresh: Path) -> None:
     assert glpose_stage(config(fresh), "detect")[0] == 0
 
 
+def test_changed_ground_truth_is_scored_again(done: Path) -> None:
+    path = done / "data" / "annotations" / "val" / "c.json"
+    content = json.loads(path.read_text())
+    for person in content["annotations"]:
+        x, y, width, height = person["bbox_head"]
+        person["bbox_head"] = [x, y, width / 100, height / 100]  # nothing is near enough to such small heads
+    path.write_text(json.dumps(content))
+    code, printed = glpose_stage(config(done), "run")
+    assert (code, "eval 0 done, 1 to do (1 of them because their inputs changed)" in printed) == (0, True)
+    record = StageFolder(done / "work" / "eval").record_in_force()
+    assert record is not None
+    means = StageFolder(done / "work" / "eval").commit_of(record, "results").meta["mean"]
+    assert means == {"glpose": 0.0, "single_frame": 0.0}
+
+
+def test_heads_and_scores_are_of_whole_splits(done: Path) -> None:
+    before = snapshot(done)
+    for verb in ("train", "eval", "run"):
+        code, printed = glpose_stage(config(done), verb, "--videos", "[ac]")
+        assert (code, " 0 to do" in printed) == (0, True)
+    assert snapshot(done) == before
+
+
+def test_some_videos_run_as_far_as_the_index(fresh: Path) -> None:
+    code, printed = glpose_stage(config(fresh), "run", "--videos", "a")
+    assert (code, "index 0 done, 1 to do" in printed, "train" in printed) == (0, True, False)
+    code, printed = glpose_stage(config(fresh), "train")
+    assert (code, "has no finished output for 'b'" in printed) == (1, True)
+
+
+def test_splits_of_one_video_need_room_for_local_frames(fresh: Path) -> None:
+    splits = [
+        f"data.{split}={{subset: train, videos: a, frames: {frames}}}"
+        for split, frames in (("train", "[0, 3]"), ("eval", "[4, null]"))
+    ]
+    settings = [part for setting in splits for part in ("--set", setting)]
+    code, printed = glpose_stage(config(fresh), "detect", "--plan", *settings)
+    assert code == 0, printed
+    code, printed = glpose_stage(config(fresh), "detect", "--plan", *settings, "--set", "extract.k=2")
+    assert (code, "1 frames lie between its train and eval split" in printed) == (2, True)
+
+
 # ---------------------------------------------------------------------------------------------------------- failures
+def test_a_video_that_failed_does_not_hold_up_the_others(fresh: Path) -> None:
+    frame = fresh / "data" / "images" / "train" / "b" / "000002.jpg"
+    frame.unlink()
+    assert glpose_stage(config(fresh), "detect")[0] == 1
+    code, printed = glpose_stage(config(fresh), "extract")
+    assert (code, "extract: 1 of 3 failed" in printed, "detect has no finished output for 'b'" in printed) == (
+        1,
+        True,
+        True,
+    )
+    assert sorted(attempts(fresh / "work", "extract")) == ["a", "c"]
+
+
 def test_video_with_a_lost_frame_fails_alone(fresh: Path, finished: Path) -> None:
     frame = fresh / "data" / "images" / "train" / "b" / "000002.jpg"
     content = frame.read_bytes()

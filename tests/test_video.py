@@ -236,6 +236,16 @@ def test_a_video_that_shrinks_meanwhile(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- fingerprints
+def test_uncompressed_frames_count_by_their_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "v" / "0.bmp"
+    path.parent.mkdir()
+    found = []
+    for value in (0, 255):
+        cv2.imwrite(str(path), np.full((8, 8, 3), value, np.uint8))
+        found.append(open_frames("v", path.parent).fingerprint())
+    assert found[0] != found[1]
+
+
 def test_fingerprints_depend_on_content_not_place(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "a" / "v", ["0.png", "1.png"])
     moved = Path(shutil.copytree(folder, tmp_path / "b" / "v"))
