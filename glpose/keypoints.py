@@ -93,5 +93,3 @@ JHMDB = JointSet(
     ),
     upper_body=(0, 1, 2, 3, 4, 7, 8, 11, 12),
 )  # fmt: skip
-
-JOINT_SETS: dict[str, JointSet] = {"posetrack": POSETRACK, "jhmdb": JHMDB}

@@ -22,7 +22,7 @@ import store
 from glpose.data import jhmdb
 from glpose.data.dataset import inputs_digest, joint_set, list_videos, open_video
 from glpose.data.poses import read_poses
-from glpose.keypoints import ABSENT, HIDDEN, JHMDB, JOINT_SETS, POSETRACK, VISIBLE
+from glpose.keypoints import ABSENT, HIDDEN, JHMDB, POSETRACK, VISIBLE
 from glpose.metrics import pck
 from glpose.models.checkpoints import read_metadata
 from glpose.options import FolderData, GeneratedData, JHMDBData, PoseTrack17Data, PoseTrack18Data, SplitOptions
@@ -102,7 +102,6 @@ def read_clip(root: Path, action: str = "golf", clip: str = "golf_one"):
 # --------------------------------------------------------------------------------------------------- the joint set
 def test_the_joint_set_is_consistent():
     assert len(JHMDB) == 15
-    assert JOINT_SETS["jhmdb"] is JHMDB
     assert sorted(joint for members in JHMDB.groups.values() for joint in members) == list(range(15))
     assert [len(members) for members in JHMDB.groups.values()] == [3, 2, 2, 2, 2, 2, 2]
     for a, b in JHMDB.flip_pairs:

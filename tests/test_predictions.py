@@ -105,13 +105,6 @@ def test_posetrack17_files() -> None:
     assert [point["id"] for point in rect["annopoints"][0]["point"]] == [[j] for j in range(15)]
 
 
-def test_images_of_a_video_without_annotations() -> None:
-    entries = predictions.image_entries(["v/000000.jpg", "v/000001.jpg"])
-    content = predictions.posetrack18(entries, np.array([1]), BOXES[:1], POSES[:1])
-    notes = parsed(18, content)
-    assert notes.frame_names == ("v/000000.jpg", "v/000001.jpg") and notes.frame.tolist() == [1]
-
-
 @pytest.mark.parametrize("version", [17, 18])
 def test_perfect_predictions_score_100(tmp_path: Path, version: int) -> None:
     shifted = {j: (x + 40, y + 2000) for j, (x, y) in POSE.items()}

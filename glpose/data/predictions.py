@@ -10,11 +10,6 @@ from glpose.data.posetrack18 import NAMES
 from glpose.keypoints import POSETRACK
 
 
-def image_entries(names: list[str]) -> list[dict[str, Any]]:
-    """PoseTrack18 `images` for a video without an annotation file."""
-    return [{"id": frame, "file_name": name} for frame, name in enumerate(names)]
-
-
 def posetrack18(
     images: list[dict[str, Any]], frame: np.ndarray, boxes: np.ndarray, poses: np.ndarray
 ) -> dict[str, Any]:
