@@ -148,7 +148,7 @@ def score(
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
-        app()
+        app(prog_name="glpose-stage")
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit with 130 of an interruption, without a word
         if isinstance(end, SystemExit) and end.code != 130:
             raise

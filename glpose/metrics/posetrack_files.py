@@ -248,7 +248,9 @@ def _first_video(images: list[Any], problems: list[str]) -> list[Any]:
     odd = [frame for frame, name in enumerate(names) if not _POSETRACK18_NAME.search(name)]
     if odd:
         example = f"frame {odd[0]}: {names[odd[0]]!r}"
-        problems.append(f"{len(odd)} images have no file_name like 000001_mpii_test/000000.jpg ({example})")
+        problems.append(
+            f"{len(odd)} images have no file_name like 000001_mpii_test/000000.jpg ({example}); poseval would stop here"
+        )
     videos = ["".join(name.split("/")[-2:-1]).split("_")[0] for name in names]
     others = [video for video in videos if video != videos[0]]
     if others:
