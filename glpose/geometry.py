@@ -53,12 +53,6 @@ def crop_affine(region: np.ndarray, crop_size: tuple[int, int], rotation: float 
     return np.concatenate([linear, shift[:, None]], axis=1)
 
 
-def invert_affine(affine: np.ndarray) -> np.ndarray:
-    """Inverse of a (2, 3) affine, as (2, 3)."""
-    linear = np.linalg.inv(affine[:, :2])
-    return np.concatenate([linear, -(linear @ affine[:, 2:])], axis=1)
-
-
 def transform_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Apply a (2, 3) affine to (..., 2) points."""
     return points @ affine[:, :2].T + affine[:, 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from stages.detect import box_sources
 from stages.runtime import choose_device
 from stages.stage import Context, Stage
 from stages.train import CHECKPOINT, Split, load_split, split_digest, split_videos, variants
+from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
-from store.record import fingerprint
+from store.record import fingerprint, number_or_none
 
 VERSION = 1
 UNIT = "results"
@@ -62,13 +62,13 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     config, out = context.config, attempt.path
     videos = _evaluated(context, shared, _predict(context, shared))
     scores = _scorer(config)(out, videos, config.eval)
-    _write(out / "scores.json", scores.results)
+    write_json(out / "scores.json", scores.results)
     about = {"boxes": box_sources(config), "joints": config.eval.joints, "videos": len(videos)}
-    _write(out / "context.json", about)
+    write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
         _draw(out, videos[0], joint_set(config.data))
-    attempt.meta = {"mean": {name: _finite(mean) for name, mean in scores.mean.items()}}
+    attempt.meta = {"mean": {name: number_or_none(mean) for name, mean in scores.mean.items()}}
     return ""
 
 
@@ -155,15 +155,6 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
         for variant in sorted(evaluated.poses, reverse=True)
     ]
     write_image(out / "contact_sheet.png", contact_sheet(rows, tile_width=480))
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n")
-
-
-def _finite(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 STAGE = Stage(

@@ -14,7 +14,7 @@ from stages.stage import Context, Stage, nothing, video_units
 from store.features import VideoFeatures
 from store.folder import Attempt
 from store.index import build_index, write_index
-from store.record import fingerprint
+from store.record import fingerprint, number_or_none
 from store.tables import merge_tables, read_table, read_tables, write_table
 
 VERSION = 1
@@ -43,8 +43,8 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
     attempt.meta = {
         "proposals": len(table),
         "fewer_than_n": lacking,
-        "softmax_entropy": _number(softmax_entropy(found.similarity)),
-        "hubness": _number(hubness(found.rows)),
+        "softmax_entropy": number_or_none(softmax_entropy(found.similarity)),
+        "hubness": number_or_none(hubness(found.rows)),
     }
     return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
 
@@ -103,10 +103,6 @@ def _long_table(video: str, found: Neighbours) -> pd.DataFrame:
             "similarity": found.similarity[proposal, rank],
         }
     )
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 STAGE = Stage(

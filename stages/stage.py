@@ -49,7 +49,11 @@ class Context:
 
     def video(self, name: str) -> VideoRef:
         """One video by its name."""
-        return next(ref for ref in self.all_videos if ref.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, VideoRef]:
+        return {ref.name: ref for ref in self.all_videos}
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """What a stage has finished, by unit; empty before it was ever begun."""
@@ -126,7 +130,7 @@ def _rendered(folder: StageFolder, data: GeneratedData) -> list[VideoRef]:
     if record is None:
         raise NotCommitted("render has not run yet: its clips are this pipeline's videos")
     refs = []
-    wanted = clip_names(data)  # fewer than there are, where the configuration has shrunk
+    wanted = set(clip_names(data))  # fewer than there are, where the configuration has shrunk
     for name, commit in sorted(folder.commits(record).items()):
         if name not in wanted:
             continue

@@ -201,3 +201,9 @@ def decode(heatmap: np.ndarray) -> tuple[float, float]:
         x + towards(heatmap[y, x - 1], heatmap[y, x + 1]),
         y + towards(heatmap[y - 1, x], heatmap[y + 1, x]),
     )
+
+
+def invert_affine(affine: np.ndarray) -> np.ndarray:
+    """Inverse of a (2, 3) affine, as (2, 3)."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.concatenate([linear, -(linear @ affine[:, 2:])], axis=1)

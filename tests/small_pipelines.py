@@ -94,6 +94,14 @@ def glpose_stage(config: Path, verb: str, *arguments: str) -> tuple[int, str]:
     return 0, printed.getvalue()
 
 
+def finish_project(folder: Path) -> Path:
+    """Run the whole pipeline on a new data set of two training videos, one to evaluate on; the folder."""
+    write_dataset(folder / "data")
+    code, printed = glpose_stage(write_pipeline(folder), "run")
+    assert code == 0, printed
+    return folder
+
+
 def commit_digests(work: Path) -> dict[str, dict[str, str]]:
     """Contents of everything that is in force: stage -> unit -> digest."""
     return {

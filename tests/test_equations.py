@@ -154,6 +154,10 @@ def test_single_frame_row_keeps_the_other_options() -> None:
 def test_sum_needs_equal_widths() -> None:
     with pytest.raises(ValueError, match="combine"):
         GLPoseHeads(CHANNELS, JOINTS, (), HeadOptions(k=0, combine="sum", width=4))
+    unused = HeadOptions(k=0, n=0, combine="sum", width=4, enhancement=False)  # nothing is added, so nothing must fit
+    maps = torch.rand(1, CHANNELS, 8, 6)
+    heads = GLPoseHeads(CHANNELS, JOINTS, (), unused)
+    assert heads(maps, maps[:, None][:, :0], maps[:, None][:, :0], torch.zeros(1, 0)).shape == (1, JOINTS, 8, 6)
 
 
 POINTS = np.array([[4.0, 6.0], [4.5, 6.5], [4.49, 7.51], [0.0, 0.0], [8.9, 11.9], [20.0, 3.0], [2.0, 50.0], [3.0, 3.0]])

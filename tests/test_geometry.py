@@ -15,7 +15,6 @@ from glpose.geometry import (
     crop_frame,
     frame_to_heatmap,
     heatmap_to_frame,
-    invert_affine,
     normalise_crops,
     transform_points,
     warp_crop,
@@ -88,7 +87,7 @@ def test_points_match_the_reference_and_come_back() -> None:
         wanted = [reference.crop_point(point, list(box), CROP, 1.25) for point in points[sample]]
         np.testing.assert_allclose(crop, wanted, rtol=1e-9, atol=1e-7)
         np.testing.assert_allclose(heatmap[sample], crop / 4, rtol=1e-9, atol=1e-7)
-        np.testing.assert_allclose(transform_points(crop, invert_affine(affine)), points[sample], atol=1e-7)
+        np.testing.assert_allclose(transform_points(crop, reference.invert_affine(affine)), points[sample], atol=1e-7)
     np.testing.assert_allclose(heatmap_to_frame(heatmap, regions, GRID), points, atol=1e-7)
 
 
@@ -126,7 +125,7 @@ def test_crop_is_bilinear_and_black_outside(region: tuple[float, float, float], 
     frame, size = picture(), (32, 24)
     affine = crop_affine(np.array(region), size, rotation)
     crop = warp_crop(frame, affine, size)
-    back = invert_affine(affine)
+    back = reference.invert_affine(affine)
     grid = np.stack(np.meshgrid(np.arange(24), np.arange(32)), axis=-1)
     wanted = np.array([[reference.crop_pixel(frame, x, y) for x, y in row] for row in transform_points(grid, back)])
     x, y = np.moveaxis(transform_points(grid, back), -1, 0)
@@ -278,7 +277,7 @@ def draws(count: int, keypoints: np.ndarray, **changes: object) -> list[tuple[fl
         view = sample_augmentation(rng, box, keypoints, POSETRACK, (192, 144), 1.25, **options)  # pyright: ignore[reportArgumentType]
         (a, b), (c, d) = view.affine[:, :2]
         assert a == pytest.approx(d) and b == pytest.approx(-c)  # no shear
-        centre = transform_points(np.array([72.0, 96.0]), invert_affine(view.affine))
+        centre = transform_points(np.array([72.0, 96.0]), reference.invert_affine(view.affine))
         out.append((float(np.rad2deg(np.arctan2(c, a))), 144 / float(np.hypot(a, c)), centre, view.flip))
     return out
 

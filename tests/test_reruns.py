@@ -19,6 +19,7 @@ from small_pipelines import (
     attempts,
     commit_digests,
     context,
+    finish_project,
     glpose_stage,
     snapshot,
     write_dataset,
@@ -37,11 +38,7 @@ ONE_REFERENCE = ("--set", "index.n=1", "--set", "train.heads.n=1")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose pipeline has run: two training videos, one to evaluate on."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_dataset(folder / "data")
-    code, printed = glpose_stage(write_pipeline(folder), "run")
-    assert code == 0, printed
-    return folder
+    return finish_project(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture

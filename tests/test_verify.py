@@ -6,17 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_pipelines import attempts, commit_digests, glpose_stage, write_dataset, write_pipeline
+from small_pipelines import attempts, commit_digests, finish_project, glpose_stage, write_pipeline
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose pipeline has run."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_dataset(folder / "data")
-    code, printed = glpose_stage(write_pipeline(folder), "run")
-    assert code == 0, printed
-    return folder
+    return finish_project(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture

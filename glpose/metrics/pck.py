@@ -17,6 +17,7 @@ import numpy as np
 from glpose.data.poses import PoseFile, read_poses
 from glpose.keypoints import VISIBLE, JointSet
 from store.errors import DataError
+from store.record import number_or_none
 
 TORSO = ("left_shoulder", "right_hip")  # the joints whose distance is the torso's size, as in mmpose
 
@@ -50,14 +51,14 @@ class PCKResult:
         """The same as plain data, None for NaN."""
 
         def plain(values: Mapping[str, float]) -> dict[str, float | None]:
-            return {name: None if math.isnan(value) else value for name, value in values.items()}
+            return {name: number_or_none(value) for name, value in values.items()}
 
         return {
             "metric": f"PCK@{self.alpha:g}",
             "size": self.size,
             "joints": plain(self.joints),
             "groups": plain(self.groups),
-            "mean": plain({"mean": self.mean})["mean"],
+            "mean": number_or_none(self.mean),
             "averages": plain(self.averages),
             "counts": self.counts,
             "people": self.people,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glpose.keypoints import POSETRACK
+from store.record import number_or_none
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class PoseTrackResult:
         """The same as plain data, None for NaN."""
 
         def plain(values: Mapping[str, float]) -> dict[str, float | None]:
-            return {name: None if math.isnan(value) else value for name, value in values.items()}
+            return {name: number_or_none(value) for name, value in values.items()}
 
         return {
             "ap": plain(self.ap),
-            "mean": plain({"mean": self.mean})["mean"],
+            "mean": number_or_none(self.mean),
             "groups": plain(self.groups),
             "precision": plain(self.precision),
             "recall": plain(self.recall),

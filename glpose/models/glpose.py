@@ -44,10 +44,6 @@ class GLPoseHeads(nn.Module):
     def __init__(self, channels: int, num_joints: int, offsets: tuple[int, ...], options: HeadOptions) -> None:
         super().__init__()
         width = options.width or channels
-        if options.combine == "sum" and width != channels:
-            raise ValueError(
-                f"combine: sum needs as many aggregate channels ({width}) as feature channels ({channels})"
-            )
         self.options, self.offsets = options, offsets
         self.local_weight: Tensor
         self.register_buffer("local_weight", local_weights(offsets, options), persistent=False)  # (2k,)
