@@ -2,7 +2,8 @@
 
 Written from poseval's behaviour with its structure: all frames are held as parsed JSON, joints are found by searching
 the points of a person, one distance is one call. Cheaper than poseval where that is easier to write: tracking metrics
-are left out, samples are Python lists, and points in polygons are found without building geometry objects.
+are left out, samples are Python lists, and points in polygons are found without building geometry objects (most by the
+box around a polygon, as the geometry library under poseval finds them).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ NAMES = (
 )  # fmt: skip
 
 Frame = dict[str, Any]
+Polygon = tuple[list[tuple[float, float]], tuple[float, ...]]  # corners; x1, y1, x2, y2 of the box around them
 
 
 def evaluate(gt_dir: Path, pred_dir: Path) -> dict[str, list[float]]:
@@ -48,10 +50,7 @@ def score(gt_files: list[Any], pred_files: list[Any]) -> dict[str, list[float]]:
         gt = [_points(person) for person in gt_frame["annorect"] if _has_points(person)]
         pred = [_points(person) for person in pred_frame["annorect"] if _has_points(person)]
         heads = [person for person in gt_frame["annorect"] if _has_points(person)]
-        polygons = [
-            [(corner["x"][0], corner["y"][0]) for corner in region["point"]]
-            for region in gt_frame.get("ignore_regions", [])
-        ]
+        polygons = [_polygon(region["point"]) for region in gt_frame.get("ignore_regions", [])]
         if polygons:
             gt = [_outside(points, polygons) for points in gt]
             heads = [head for head, points in zip(heads, gt, strict=True) if points]
@@ -148,8 +147,17 @@ def _points(person: dict[str, Any]) -> list[Any]:
     return person["annopoints"][0]["point"]
 
 
-def _outside(points: list[Any], polygons: list[Any]) -> list[Any]:
-    return [p for p in points if not any(_contains(polygon, p["x"][0], p["y"][0]) for polygon in polygons)]
+def _polygon(corners: list[Any]) -> Polygon:
+    xs, ys = [corner["x"][0] for corner in corners], [corner["y"][0] for corner in corners]
+    return list(zip(xs, ys, strict=True)), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _outside(points: list[Any], polygons: list[Polygon]) -> list[Any]:
+    return [p for p in points if not any(_near(box, p) and _contains(c, p["x"][0], p["y"][0]) for c, box in polygons)]
+
+
+def _near(box: tuple[float, ...], point: dict[str, Any]) -> bool:
+    return box[0] < point["x"][0] < box[2] and box[1] < point["y"][0] < box[3]
 
 
 def _contains(polygon: list[tuple[float, float]], x: float, y: float) -> bool:

@@ -17,7 +17,8 @@ class JointSet:
 
     joints: J names. flip_pairs: index pairs that a horizontal flip exchanges. groups: name -> joint indices, in the
     order in which result tables print them. limbs: index pairs to draw. upper_body: joints above the hips, for
-    half-body augmentation.
+    half-body augmentation. sigmas: J annotation spreads relative to the person's size, as COCO's OKS uses them; empty
+    where none are published.
     """
 
     name: str
@@ -26,6 +27,7 @@ class JointSet:
     groups: Mapping[str, tuple[int, ...]]
     limbs: tuple[tuple[int, int], ...]
     upper_body: tuple[int, ...]
+    sigmas: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.joints)

@@ -48,12 +48,27 @@ class PoseTrack18Data(Options):
     eval: SplitOptions | None = SplitOptions(subset="val")
 
 
+class PoseTrack21Data(Options):
+    """PoseTrack21: `posetrack_data/SUBSET/VIDEO.json` in PoseTrack18's form, beside the images that they name."""
+
+    kind: Literal["posetrack21"] = "posetrack21"
+    root: Path
+    annotations: str = Field(default="posetrack_data", description="folder of the annotation files, below root")
+    train: SplitOptions | None = SplitOptions(subset="train")
+    eval: SplitOptions | None = SplitOptions(subset="val")
+
+
 class PoseTrack17Data(Options):
-    """PoseTrack2017: `annotations/SUBSET/VIDEO.json` in the annolist form, beside the images that they name."""
+    """PoseTrack2017: `annotations/SUBSET/VIDEO.json` in the annolist form, or `.mat`, beside the images that they name.
+
+    A `.mat` beside a JSON file of its name is not read. One that holds several videos gives each its own name, and its
+    images are those of the folder of that name.
+    """
 
     kind: Literal["posetrack17"] = "posetrack17"
     root: Path
-    annotations: str = "annotations"
+    annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
+    images: str = Field(default="", description="folder that image names are relative to, below root; empty: root")
     train: SplitOptions | None = SplitOptions(subset="train")
     eval: SplitOptions | None = SplitOptions(subset="val")
 
@@ -69,6 +84,9 @@ class JHMDBData(Options):
     split: int = Field(default=1, ge=1, le=3, description="which of the three splits; the paper averages over them")
     annotations: str = Field(default="joint_positions", description="folder of the joints, below root")
     images: str = Field(default="Rename_Images", description="folder of the frames, below root")
+    videos: str = Field(
+        default="ReCompress_Videos", description="folder of the clips as AVI, below root, for clips without frames"
+    )
     masks: str = Field(default="puppet_mask", description="folder of the masks that boxes are taken from, below root")
     train: SplitOptions | None = SplitOptions()
     eval: SplitOptions | None = SplitOptions()
@@ -78,6 +96,18 @@ class JHMDBData(Options):
         if any(split is not None and split.subset for split in (self.train, self.eval)):
             raise ValueError("`subset` has no meaning here: the split files say which clips are train and test")
         return self
+
+
+class CocoData(Options):
+    """Data of one's own: COCO-style `annotations/SUBSET.json`, of any number of videos, with a joint set of its own."""
+
+    kind: Literal["coco"] = "coco"
+    root: Path
+    joints: Path = Field(description="the joint set's YAML: names, flip pairs, groups, sigmas (docs/data.md)")
+    annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
+    images: str = Field(default="", description="folder that image names are relative to, below root; empty: root")
+    train: SplitOptions | None = SplitOptions(subset="train")
+    eval: SplitOptions | None = SplitOptions(subset="val")
 
 
 class FolderData(Options):
@@ -105,7 +135,8 @@ class GeneratedData(Options):
 
 
 DataOptions = Annotated[
-    PoseTrack18Data | PoseTrack17Data | JHMDBData | FolderData | GeneratedData, Field(discriminator="kind")
+    PoseTrack18Data | PoseTrack17Data | PoseTrack21Data | JHMDBData | CocoData | FolderData | GeneratedData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -244,6 +275,9 @@ class EvalOptions(Options):
         default="annotated", description="joints that count; poseval: annotated"
     )
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb)")
+    submission: bool = Field(
+        default=False, description="also zip the predictions as the PoseTrack test server takes them"
+    )
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
 
 

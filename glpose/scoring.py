@@ -1,12 +1,13 @@
 """Predictions and ground truth of an evaluation split as files, and their scores, by each data set's own protocol.
 
-All write ground_truth/VIDEO.json and predictions/VARIANT/VIDEO.json, and score exactly those files, so that anyone can
-score them again.
+All write ground_truth/ and predictions/VARIANT/, and score exactly those files, so that anyone can score them again.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ import pandas as pd
 
 from glpose.data import predictions
 from glpose.data.annotations import Annotations
+from glpose.data.coco import choose_category
 from glpose.data.dataset import Video, VideoRef, ground_truth
 from glpose.data.poses import PoseFile, write_poses
-from glpose.metrics import pck, posetrack
+from glpose.metrics import oks, pck, posetrack
 from glpose.options import EvalOptions
 from store.errors import DataError
 from store.tables import BOX
 
-GROUND_TRUTH, PREDICTIONS = "ground_truth", "predictions"
+GROUND_TRUTH, PREDICTIONS, SUBMISSION = "ground_truth", "predictions", "submission"
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,21 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
         variant: posetrack.evaluate(out / GROUND_TRUTH, out / PREDICTIONS / variant, joints=options.joints)
         for variant in videos[0].poses
     }
+    if options.submission:
+        for variant in results:
+            zip_predictions(out / PREDICTIONS / variant, out / SUBMISSION / f"{variant}.zip")
+    annotated = any(result.frames for result in results.values())
+
+    def table(labels: dict[str, str]) -> str:
+        if not annotated:  # as in a test set: zeros would look like a score
+            return "nobody is annotated in these videos: predictions are written, nothing is scored"
+        return posetrack.format_table({labels[v]: results[v] for v in labels}, details=True)
+
     return Scores(
         metric="AP",
         results={variant: result.as_json() for variant, result in results.items()},
-        mean={variant: result.mean for variant, result in results.items()},
-        table=lambda labels: posetrack.format_table({labels[v]: results[v] for v in labels}, details=True),
+        mean={variant: result.mean if annotated else math.nan for variant, result in results.items()},
+        table=table,
         problems=list(dict.fromkeys(problem for result in results.values() for problem in result.problems)),
     )
 
@@ -116,6 +128,46 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         table=lambda labels: pck.format_table({labels[v]: results[v] for v in labels}, details=True),
         problems=[],
     )
+
+
+def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """OKS AP as pycocotools computes it, and PCK by joint group; one COCO file of all videos for each side."""
+    joints, source = _notes(videos[0]).joints, videos[0].ref.path
+    truth: dict[str, Any] = {}
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in videos[0].poses}
+    for video in videos:
+        content = ground_truth(video.ref, video.start, video.stop)
+        category, _ = choose_category(content["categories"], joints, str(source))
+        ids = [image["id"] for image in content["images"]]
+        truth = {**content, **{key: truth.get(key, []) + content[key] for key in ("images", "annotations")}}
+        frame, columns = video.table["frame"].to_numpy() - video.start, joints.indices_of(category["keypoints"])
+        for variant, poses in video.poses.items():
+            ranks = predictions.coco_scores(poses[..., 2], video.table["score"].to_numpy(), options.score)
+            found[variant] += predictions.coco(ids, frame, ranks, poses, category["id"], columns)
+    annotated, alpha = out / GROUND_TRUTH / "keypoints.json", options.pck.alpha
+    _write_json(annotated, truth)
+    results = {}
+    for variant, poses in found.items():
+        path = out / PREDICTIONS / variant / "keypoints.json"
+        _write_json(path, poses)
+        results[variant] = oks.evaluate(annotated, path, joints, alpha=alpha)
+    return Scores(
+        metric="OKS AP",
+        results={variant: result.as_json() for variant, result in results.items()},
+        mean={variant: result.mean for variant, result in results.items()},
+        table=lambda labels: oks.format_table({labels[v]: results[v] for v in labels}),
+        problems=list(dict.fromkeys(problem for result in results.values() for problem in result.problems)),
+    )
+
+
+def zip_predictions(folder: Path, path: Path) -> None:
+    """Zip a folder's prediction files as posetrack.net takes them: one JSON per video, named as its annotation file, at
+    the root of the archive (the server finds no results in a folder inside it).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.glob("*.json")):
+            archive.write(file, file.name)
 
 
 def _annotated(video: EvaluatedVideo) -> PoseFile:

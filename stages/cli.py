@@ -112,6 +112,26 @@ def verify(
     verify_outputs(context, Console(), clean=clean, repair=repair)
 
 
+@app.command("check-data")
+def check_data(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    full: Annotated[bool, typer.Option("--full", help="Decode every image, not three per video.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every fault there, one by one.")
+    ] = None,
+) -> None:
+    """Walk a data set and say what is wrong with it, before anything is computed; exit code 1 for faults."""
+    context = _context(pipeline, config, settings, videos)
+    from rich.console import Console
+
+    from stages.check_data import check_data as check
+
+    check(context, Console(), full=full, json_file=json_file)
+
+
 @app.command("config")
 def show_config(pipeline: Pipeline, config: Config = None, settings: Settings = None) -> None:
     """Print every option of a pipeline as it stands, with its meaning."""
@@ -123,26 +143,32 @@ def show_config(pipeline: Pipeline, config: Config = None, settings: Settings = 
 
 @app.command()
 def score(
-    gt: Annotated[Path, typer.Option("--gt", help="Folder of PoseTrack ground-truth files.")],
-    pred: Annotated[Path, typer.Option("--pred", help="Folder of prediction files of the same names.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there as well.")] = None,
+    gt: Annotated[list[Path], typer.Option("--gt", help="Folder of annotation files; for oks, the file.")],
+    pred: Annotated[list[Path], typer.Option("--pred", help="Folder of prediction files of the same names.")],
+    metric: Annotated[str, typer.Option(help="ap (poseval's), pckh, pck (Sub-JHMDB) or oks (COCO).")] = "ap",
     joints: Annotated[str, typer.Option(help="annotated (as poseval) or visible.")] = "annotated",
+    strict_poseval: Annotated[
+        bool, typer.Option("--strict-poseval", help="PCKh with poseval's quirks, to the digit.")
+    ] = False,
+    alpha: Annotated[float | None, typer.Option(help="PCK's share of the person's size; 0.2.")] = None,
+    size: Annotated[str | None, typer.Option(help="PCK's size of a person: box (max of w, h) or torso.")] = None,
+    joint_set: Annotated[
+        Path | None, typer.Option("--joint-set", metavar="FILE", help="YAML of the joints, for oks and own data.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there as well.")
+    ] = None,
 ) -> None:
-    """Score any PoseTrack predictions against any PoseTrack ground truth, as poseval does."""
-    from glpose.metrics.posetrack import evaluate, format_table
-    from store.errors import ConfigError
+    """Score any predictions against any ground truth; give --gt and --pred thrice for the mean over three splits."""
+    from stages.score import score as score_files
 
-    if joints not in ("annotated", "visible"):
-        raise ConfigError(f"--joints is annotated or visible, not {joints!r}")
-    result = evaluate(gt, pred, joints=joints)
-    for problem in result.problems:
-        typer.echo(f"note: {problem}", err=True)
-    typer.echo(f"AP, percent; {result.videos} videos, {result.frames} frames with people; joints: {joints}")
-    typer.echo(format_table({pred.name: result}, details=True))
-    if json_file is not None:
-        from store.atomic import write_json
-
-        write_json(json_file, result.as_json())
+    report = score_files(
+        gt, pred, metric=metric, joints=joints, strict_poseval=strict_poseval, alpha=alpha, size=size,
+        joint_set=joint_set, json_file=json_file,
+    )  # fmt: skip
+    for note in report.notes:
+        typer.echo(note, err=True)
+    _print(report.lines)
 
 
 def main() -> None:

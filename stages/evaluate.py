@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from glpose.evaluation import predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
-from glpose.scoring import EvaluatedVideo, Scores, score_pck, score_posetrack
+from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
 from stages.config import PipelineConfig
 from stages.detect import box_sources
 from stages.runtime import choose_device
@@ -38,15 +39,20 @@ Scorer = Callable[[Path, Sequence[EvaluatedVideo], EvalOptions], Scores]
 SCORERS: dict[str, Scorer] = {
     "posetrack18": score_posetrack,
     "posetrack17": score_posetrack,
+    "posetrack21": score_posetrack,
     "generated": score_posetrack,
     "jhmdb": score_pck,
+    "coco": score_oks,
 }
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options, PCK's where it is the metric, and which variants stand in the table."""
-    unused = None if _scorer(config) is score_pck else {"pck"}
-    return {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
+    unused = {"pck"} if _scorer(config) is score_posetrack else None
+    options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    if config.data.kind == "coco":
+        options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
+    return options
 
 
 def inputs(context: Context, unit: str) -> str:
@@ -82,7 +88,12 @@ def finish(context: Context) -> list[str]:
 def _scorer(config: PipelineConfig) -> Scorer:
     if config.data.kind not in SCORERS:
         raise ConfigError(f"data of kind {config.data.kind!r} is not annotated: there is nothing to score against")
-    return SCORERS[config.data.kind]
+    scorer = SCORERS[config.data.kind]
+    if config.eval.submission and scorer is not score_posetrack:
+        raise ConfigError(f"eval.submission is for the PoseTrack server, not for data of kind {config.data.kind!r}")
+    if scorer is score_oks and config.eval.joints == "visible":
+        raise ConfigError("OKS counts every annotated joint: eval.joints visible is not for data of kind 'coco'")
+    return scorer
 
 
 def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:

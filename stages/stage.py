@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from glpose.data.dataset import VideoRef, list_videos
+from glpose.data.dataset import VideoRef
+from glpose.data.listing import list_videos
 from glpose.options import GeneratedData
 from stages.config import PipelineConfig
 from store.errors import ConfigError, NotCommitted, StoreError

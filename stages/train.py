@@ -40,8 +40,9 @@ def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options but whether the single-frame row is trained too."""
-    return config.train.model_dump(mode="json", exclude={"single_frame"})
+    """All options but whether the single-frame row is trained too; the joints where they are the user's own."""
+    options = config.train.model_dump(mode="json", exclude={"single_frame"})
+    return {**options, "joint_names": joint_set(config.data).joints} if config.data.kind == "coco" else options
 
 
 def inputs(context: Context, unit: str) -> str:

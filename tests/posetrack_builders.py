@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -100,3 +103,59 @@ def random_video(rng: np.random.Generator, frames: int = 8) -> tuple[dict[str, A
         predicted.append(people)
     regions = rng.integers(0, 60, (2, 4, 2)) * 5.0
     return video17(*annotated, regions=regions.tolist()), video17(*predicted)
+
+
+def untied_video(rng: np.random.Generator, frames: int = 3) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Annotations and predictions, on whole pixels, in which the order of people cannot matter.
+
+    All scores differ. People are 1000 px apart; predictions mix the joints of several, so that they compete, but no
+    two shares of matched joints in a frame are equal. In some videos a region swallows the first person of each frame.
+    """
+    offsets = [(0, 0), (9, 12), (15, 0), (10, 12)]
+    annotated, predicted = [], []
+    for _ in range(frames):
+        poses = [
+            {j: (1000 * k + int(rng.integers(300)), int(rng.integers(1, 300))) for j in range(15) if rng.random() < 0.8}
+            for k in range(rng.integers(0, 4))
+        ]
+        annotated.append([person(pose, track=k, hidden=(k, 14)) for k, pose in enumerate(poses)])
+        people, shares = [], set()
+        for k in [*range(len(poses))] * 2:
+            moved, hits = {}, Counter()
+            for j in range(15):
+                owner = k if rng.random() < 0.7 else int(rng.integers(len(poses)))
+                dx, dy = offsets[rng.integers(len(offsets))]
+                if j in poses[owner]:
+                    moved[j] = (poses[owner][j][0] + dx, poses[owner][j][1] + dy, 0.5)
+                    hits[owner] += math.hypot(dx, dy) <= 15
+            new = [Fraction(n, len(poses[owner])) for owner, n in hits.items() if n]
+            if len({*new}) == len(new) and shares.isdisjoint(new):
+                shares.update(new)
+                people.append(person(moved, track=len(people), head=None))
+        predicted.append(people)
+    swallow = [[(-99, -99), (400, -99), (400, 400), (-99, 400)]] if rng.random() < 0.3 else []
+    gt, pred = video17(*annotated, regions=swallow), video17(*predicted)
+    give_distinct_scores(rng, [pred])
+    return gt, pred
+
+
+def points_of(video: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All points of a PoseTrack17 file."""
+    for frame in video["annolist"]:
+        for one in frame["annorect"]:
+            yield from one["annopoints"][0]["point"]
+
+
+def give_distinct_scores(rng: np.random.Generator, videos: Iterable[dict[str, Any]]) -> None:
+    """Replace the scores of PoseTrack17 predictions by differing multiples of 1/1024 above 0, in random order."""
+    points = [point for video in videos for point in points_of(video)]
+    for point, rank in zip(points, rng.permutation(len(points)).tolist(), strict=True):
+        point["score"] = [(rank + 1) / 1024]
+
+
+def largest_difference(values: Any, expected: Any) -> float:
+    """Over pairs of numbers, None being NaN; infinite where only one of them is."""
+    ours = np.array(list(values), dtype=float)
+    theirs = np.array(list(expected), dtype=float)
+    apart = np.where(np.isnan(ours) == np.isnan(theirs), 0, math.inf)
+    return float(np.where(np.isnan(ours - theirs), apart, np.abs(ours - theirs)).max())

@@ -13,7 +13,8 @@ import pytest
 
 from glpose.data.annotations import Annotations
 from glpose.data.boxes import BoxFile, read_box_file
-from glpose.data.dataset import Video, list_videos, open_video
+from glpose.data.dataset import Video, open_video
+from glpose.data.listing import list_videos
 from glpose.keypoints import POSETRACK
 from glpose.options import PoseTrack18Data
 from glpose.proposals import propose

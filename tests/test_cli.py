@@ -99,7 +99,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
     ("arguments", "words"),
     [
         (["run", "-p", "dmo"], "no pipeline 'dmo'; did you mean 'demo'?"),
-        (["train", "-p", "posetrack19"], "did you mean 'posetrack1"),
+        (["train", "-p", "posetrack16"], "did you mean 'posetrack"),
         (["status", "-p", "zzz"], "no pipeline 'zzz'; there are bonn, demo,"),
         (["config", "-p", "demo", "--set", "index.m=3"], "index.m: unknown key; valid are n,"),
         (["detect", "-p", "demo", "--set", "index.n"], "--set takes key=value"),

@@ -20,13 +20,23 @@ from small_pipelines import write_backbone
 
 import store
 from glpose.data import jhmdb
-from glpose.data.dataset import inputs_digest, joint_set, list_videos, open_video
+from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
+from glpose.data.listing import list_videos
 from glpose.data.poses import read_poses
 from glpose.keypoints import ABSENT, HIDDEN, JHMDB, POSETRACK, VISIBLE
 from glpose.metrics import pck
 from glpose.models.checkpoints import read_metadata
-from glpose.options import FolderData, GeneratedData, JHMDBData, PoseTrack17Data, PoseTrack18Data, SplitOptions
+from glpose.options import (
+    EvalOptions,
+    FolderData,
+    GeneratedData,
+    JHMDBData,
+    PoseTrack17Data,
+    PoseTrack18Data,
+    SplitOptions,
+)
 from glpose.proposals import propose
+from glpose.scoring import EvaluatedVideo, score_pck
 from stages.config import find_config, load_pipeline
 from stages.run import run_stages, stages_of
 from stages.stage import Context
@@ -95,8 +105,41 @@ def root(tmp_path: Path) -> Path:
 def read_clip(root: Path, action: str = "golf", clip: str = "golf_one"):
     """What the reader makes of one clip."""
     part = f"{action}/{clip}"
-    masks = root / "puppet_mask" / part / "puppet_mask.mat"
-    return jhmdb.read(root / "joint_positions" / part / "joint_positions.mat", root / "Rename_Images", masks)
+    masks, video = root / "puppet_mask" / part / "puppet_mask.mat", root / "ReCompress_Videos" / f"{part}.avi"
+    positions = root / "joint_positions" / part / "joint_positions.mat"
+    notes, _, box_source = jhmdb.read(positions, root / "Rename_Images", video, masks)
+    return notes, box_source
+
+
+def clip_of(root: Path, name: str = "golf_one") -> VideoRef:
+    """One of the clips of a data set."""
+    return next(ref for ref in list_videos(JHMDBData(root=root)) if ref.name == name)
+
+
+def write_avi(root: Path, frames: int, empty: int = 0) -> Path:
+    """golf_one's frames as AVI, in place of the folder of PNGs. empty: frames without data after them."""
+    images = root / "Rename_Images/golf/golf_one"
+    path = root / "ReCompress_Videos/golf/golf_one.avi"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (WIDTH, HEIGHT))
+    files = sorted(images.glob("*.png"))
+    for number in range(frames):
+        picture = cv2.imread(str(files[number % len(files)]))
+        assert picture is not None
+        writer.write(picture)
+    writer.release()
+    shutil.rmtree(images)
+    raw = bytearray(path.read_bytes())
+    end, listed = raw.index(b"idx1"), raw.index(b"movi") - 4
+    for position, add in ((4, 8 * empty), (listed, 8 * empty), (raw.index(b"avih") + 24, empty)):
+        raw[position : position + 4] = (int.from_bytes(raw[position : position + 4], "little") + add).to_bytes(
+            4, "little"
+        )
+    length = raw.index(b"strh") + 8 + 32
+    raw[length : length + 4] = (frames + empty).to_bytes(4, "little")
+    raw[end:end] = b"00dc\0\0\0\0" * empty
+    path.write_bytes(raw)
+    return path
 
 
 # --------------------------------------------------------------------------------------------------- the joint set
@@ -208,6 +251,82 @@ def test_proposals_record_where_their_boxes_come_from(root: Path):
     }
 
 
+def test_results_say_where_their_boxes_come_from(root: Path, tmp_path: Path):
+    shutil.rmtree(root / "puppet_mask" / "catch" / "catch_two")
+    evaluated = []
+    for name in ("catch_two", "golf_one"):
+        ref = clip_of(root, name)
+        video = open_video(ref)
+        table, _ = propose(video, {"train": None, "eval": None}, 0.2)
+        assert video.annotations is not None
+        evaluated.append(EvaluatedVideo(ref, video, 0, FRAMES, table, {"glpose": video.annotations.keypoints}))
+    both = score_pck(tmp_path / "both", evaluated, EvalOptions())
+    assert both.metric == "PCK@0.2 of max(w, h) (annotation:joints, annotation:mask)"
+    assert score_pck(tmp_path / "one", evaluated[:1], EvalOptions()).metric.endswith(" (annotation:joints)")
+
+
+# ------------------------------------------------------------------------------------------------------ frames as AVI
+def test_a_real_clip_as_avi(shared_data: Path, tmp_path: Path):
+    source = shared_data / "real" / "jhmdb"
+    for name in ("joint_positions", "Rename_Images", "ReCompress_Videos"):
+        (tmp_path / name / "catch").mkdir(parents=True)
+    (tmp_path / "joint_positions" / "catch" / REAL_CLIP).mkdir()
+    shutil.copy(source / "joint_positions.mat", tmp_path / "joint_positions" / "catch" / REAL_CLIP)
+    shutil.copy(source / f"{REAL_CLIP}.avi", tmp_path / "ReCompress_Videos" / "catch")
+    write_splits(tmp_path, "catch", [f"{REAL_CLIP}.avi 2"])
+    (ref,) = list_videos(JHMDBData(root=tmp_path, train=None))
+    avi = open_video(ref)
+    assert len(avi) == 40  # its header says 48: eight have no data
+    shutil.copytree(source / REAL_CLIP, tmp_path / "Rename_Images" / "catch" / REAL_CLIP)
+    png = open_video(ref)
+    assert avi.frames.names == png.frames.names and avi.box_source == png.box_source
+    assert avi.annotations is not None and png.annotations is not None
+    assert np.array_equal(avi.annotations.keypoints, png.annotations.keypoints)
+    assert inputs_digest(ref, avi) != inputs_digest(ref, png)
+    pictures = {frame: picture.astype(float) for frame, picture in png.frames.read(range(40))}
+    for frame, picture in avi.frames.read([0, 7, 20, 39]):
+        nearest = min(pictures, key=lambda other: float(np.abs(pictures[other] - picture).mean()))
+        assert nearest == frame and np.abs(pictures[frame] - picture).mean() < 3
+
+
+@pytest.mark.parametrize("empty", [0, 5])
+def test_an_avi_stands_in_for_an_absent_folder(root: Path, empty: int):
+    ref = clip_of(root)
+    png = open_video(ref)
+    expected = dict(png.frames.read(range(FRAMES)))
+    before = inputs_digest(ref, png)
+    path = write_avi(root, FRAMES, empty)
+    avi = open_video(ref)
+    assert avi.frames.names == png.frames.names == [f"golf/golf_one/{k:05d}.png" for k in range(1, FRAMES + 1)]
+    assert avi.annotations is not None and png.annotations is not None
+    assert avi.annotations.image_ids == png.annotations.image_ids and avi.frames.size() == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(avi.annotations.boxes, png.annotations.boxes)
+    for frame, picture in avi.frames.read(range(FRAMES)):
+        assert np.abs(picture.astype(float) - expected[frame]).mean() < 6
+    assert inputs_digest(ref, avi) != before
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"golf_one\.avi is truncated"):
+        open_video(ref)
+
+
+def test_an_avi_of_another_length(root: Path):
+    ref = clip_of(root)
+    write_avi(root, FRAMES + 2)
+    video = open_video(ref)
+    assert video.annotations is not None
+    assert video.annotations.labelled.tolist() == [True] * FRAMES + [False] * 2
+    assert video.frames.names[-1] == "golf/golf_one/00008.png"
+    (root / "Rename_Images/golf/golf_one").mkdir()
+    with pytest.raises(DataError, match=r"00001\.png does not exist"):  # a folder is taken first, whatever it holds
+        open_video(ref)
+
+
+def test_an_avi_that_ends_early_is_named(root: Path):
+    write_avi(root, FRAMES - 1)
+    with pytest.raises(DataError, match=r"golf_one\.avi has 5 frames; 6 of golf/golf_one are annotated"):
+        open_video(clip_of(root))
+
+
 def test_frames_beyond_the_annotation_are_unlabelled_and_missing_ones_are_named(root: Path):
     folder = root / "Rename_Images/golf/golf_one"
     shutil.copy(folder / "00006.png", folder / "00007.png")
@@ -252,7 +371,7 @@ def test_unusable_masks_and_absent_frames_are_named(root: Path):
     with pytest.raises(DataError, match=r"puppet_mask\.mat is not a readable"):
         read_clip(root)
     shutil.rmtree(root / "Rename_Images/golf/golf_one")
-    with pytest.raises(DataError, match=r"golf_one.*does not exist \(data\.images\)"):
+    with pytest.raises(DataError, match=r"golf/golf_one: neither .*Images.* \(data\.images\) nor .*\(data\.videos\)"):
         read_clip(root)
 
 
@@ -328,6 +447,7 @@ def test_the_digest_covers_the_mask(root: Path):
 # ----------------------------------------------------------------------------------------------------- the pipeline
 def test_the_pipeline_runs_from_detect_to_eval(root: Path, tmp_path: Path):
     work, weights = tmp_path / "work", write_backbone(tmp_path / "backbone.safetensors")
+    shutil.rmtree(root / "puppet_mask" / "catch" / "catch_two")  # of the clip that is evaluated
     settings = [
         f"data.root={root}", f"work={work}", f"extract.checkpoint={weights}", "extract.width=8",
         "extract.crop_size=[64, 48]", "extract.k=1", "index.n=2", "index.pool=3", "index.exclude_window=1",
@@ -339,12 +459,15 @@ def test_the_pipeline_runs_from_detect_to_eval(root: Path, tmp_path: Path):
 
     table = store.open(work).table(keypoints=True)
     assert table.groupby("split").size().to_dict() == {"eval": FRAMES, "train": 2 * FRAMES}
-    assert set(table["source"]) == {"annotation:mask"}
+    assert table.groupby("split")["source"].unique().map(list).to_dict() == {
+        "eval": ["annotation:joints"],
+        "train": ["annotation:mask"],
+    }
     metadata = read_metadata(work / "train" / "latest" / "glpose" / "heads.safetensors")
     assert (metadata["joints"], metadata["num_joints"]) == ("jhmdb", "15")
 
     results = work / "eval" / "latest" / "results"
-    assert "PCK@0.2 of max(w, h) (annotation:mask)" in (results / "table.txt").read_text()
+    assert "PCK@0.2 of max(w, h) (annotation:joints)" in (results / "table.txt").read_text()
     truth = read_poses(results / "ground_truth" / "catch_two.json")
     np.testing.assert_allclose(truth.keypoints[..., :2], figure_positions(), atol=1e-9)
     scores = json.loads((results / "scores.json").read_text())

@@ -1,22 +1,19 @@
-"""PoseTrack AP: recorded poseval results, rules on hand-made files, and random files against loops."""
+"""PoseTrack AP: recorded poseval results, and rules on hand-made files."""
 
 from __future__ import annotations
 
-import copy
 import gzip
-import importlib.util
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from posetrack_builders import POSE, as_2018, elsewhere, person, random_video, scored, video17
+from posetrack_builders import POSE, as_2018, elsewhere, largest_difference, person, random_video, scored, video17
 
 from glpose.keypoints import POSETRACK
-from glpose.metrics import posetrack, posetrack_files
+from glpose.metrics import posetrack
 from glpose.metrics.posetrack import PoseTrackResult, evaluate
 from store.errors import DataError
 
@@ -31,14 +28,6 @@ def run(folder: Path, gt: Any, pred: Any, **options: Any) -> PoseTrackResult:
         if data is not None:
             (folder / side / NAME).write_text(json.dumps(data))
     return evaluate(folder / "gt", folder / "pred", **options)
-
-
-def largest_difference(values: Any, expected: Any) -> float:
-    """Over pairs of numbers, None being NaN; infinite where only one of them is."""
-    ours = np.array(list(values), dtype=float)
-    theirs = np.array(list(expected), dtype=float)
-    apart = np.where(np.isnan(ours) == np.isnan(theirs), 0, math.inf)
-    return float(np.where(np.isnan(ours - theirs), apart, np.abs(ours - theirs)).max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -175,9 +164,9 @@ def test_what_poseval_crashes_on_is_a_problem(tmp_path: Path) -> None:
     thin = [[(0.0, 0.0), (1.0, 1.0)]]
     result = run(tmp_path, video17([headless], regions=thin), video17([anonymous, *twins]))
     assert result.ap["right_ankle"] == 0 and result.counts["n_gt"]["right_ankle"] == 1
-    for what in ("head box", "track_id of 10000", "without track_id", "track_id of another", "fewer than 3 corners"):
-        assert sum(what in problem and "frame 0" in problem for problem in result.problems) == 1
-    assert len(result.problems) == 5
+    stops = ("track_id of 10000", "without track_id", "track_id of another")  # these change no score
+    for whats, said in ((("head box", "fewer than 3 corners"), result.problems), (stops, result.poseval_stops)):
+        assert [sum(what in line and "frame 0" in line for line in said) for what in whats] == [1] * len(said)
 
 
 def test_only_the_first_video_of_a_file_is_read(tmp_path: Path) -> None:
@@ -187,7 +176,7 @@ def test_only_the_first_video_of_a_file_is_read(tmp_path: Path) -> None:
     assert result.mean == 100 and result.frames_in_files == 1 and "several videos" in result.problems[0]
     del gt["images"][1], gt["images"][0]["file_name"]
     result = run(tmp_path, gt, video17([person(scored(POSE))]))
-    assert result.mean == 100 and ["file_name" in p or "no image" in p for p in result.problems] == [True, True]
+    assert result.mean == 100 and "no image" in result.problems[0] and "file_name" in result.poseval_stops[0]
 
 
 def test_visible_joints_only(tmp_path: Path) -> None:
@@ -215,7 +204,7 @@ def one_point(point: dict[str, Any]) -> str:
         ("[]", "annolist"),
         ('{"annolist": 3}', "annolist"),
         (one_point({"id": [0], "x": [1]}), "frame 0: no 'y'"),
-        (one_point({"id": [0], "x": ["a"], "y": [1]}), "frame 0: x should be a number, not a"),
+        (one_point({"id": [0], "x": ["a"], "y": [1]}), "frame 0: x should be a number, not 'a'"),
         ('{"images": []}', "category"),
         ('{"images": [3], "categories": [{"name": "person", "keypoints": ["nose"]}]}', "images"),
     ],
@@ -238,82 +227,3 @@ def test_damaged_gzip_and_folders(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("{}")
     with pytest.raises(DataError, match="holds both"):
         evaluate(tmp_path, tmp_path)
-
-
-def loops() -> ModuleType:
-    """The loop-based evaluator that the benchmarks use."""
-    path = Path(__file__).parent.parent / "benchmarks" / "poseval_baseline.py"
-    spec = importlib.util.spec_from_file_location("poseval_baseline", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def difference_to_loops(seed: int) -> float:
-    """Largest difference over AP, precision and recall on three random videos, one of them PoseTrack18."""
-    rng = np.random.default_rng(seed)
-    pairs = [random_video(rng) for _ in range(3)]
-    gt, pred = ([*videos[:2], as_2018(videos[2])] for videos in zip(*pairs, strict=True))
-    expected = loops().score(gt, pred)
-    memory = Path("memory.json")
-    result = posetrack.evaluate_videos(
-        (posetrack_files.parse_video(memory, one), posetrack_files.parse_video(memory, other))
-        for one, other in zip(gt, pred, strict=True)
-    )
-    return max(largest_difference(getattr(result, what).values(), expected[what]) for what in expected)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_random_files_agree_with_loops(seed: int) -> None:
-    assert difference_to_loops(seed) < 1e-9
-
-
-def _last_best(value: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    ends = np.cumsum(sizes)
-    return np.array([e - 1 - np.argmax(value[e - s : e][::-1]) for s, e in zip(sizes, ends, strict=True)])
-
-
-def _everyone_keeps_best(best: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return np.where(share > 0, best, -1)
-
-
-RULES = {
-    "distance is inclusive": (posetrack, "MATCH_DISTANCE", 0.4999),
-    "first of equal people": (posetrack, "first_best", _last_best),
-    "one prediction per person": (posetrack, "one_each", _everyone_keeps_best),
-    "regions are ignored": (posetrack, "inside_regions", lambda frame, xy, regions: np.zeros(len(frame), dtype=bool)),
-    "size of the head": (posetrack_files, "HEAD_FACTOR", 0.7),
-}
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_changed_rule_is_noticed(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
-    monkeypatch.setattr(*RULES[rule])
-    assert max(difference_to_loops(seed) for seed in range(8)) > 1e-6
-
-
-@pytest.mark.filterwarnings("error")
-def test_damaged_structure_raises_nothing_but_data_errors() -> None:
-    rng = np.random.default_rng(0)
-    gt, _ = random_video(rng, frames=2)
-    refused = 0
-    for kind in (gt, as_2018(gt)):
-        intact = posetrack_files.parse_video(Path(NAME), kind)
-        for _ in range(200):
-            damaged = copy.deepcopy(kind)
-            node: Any = damaged
-            while True:  # walk to a random depth, then replace what is there
-                key = list(node)[rng.integers(len(node))] if isinstance(node, dict) else int(rng.integers(len(node)))
-                if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.2:
-                    break
-                node = node[key]
-            junk = [None, "x", 3, [], {}, [[1]], {"a": 1}, 10**400, [None], math.inf, 1e308]
-            node[key] = junk[rng.integers(len(junk))]
-            try:
-                video = posetrack_files.parse_video(Path(NAME), damaged)
-            except DataError:
-                refused += 1
-            else:
-                posetrack.evaluate_videos([(video, intact), (intact, video), (video, video)])
-    assert refused > 60

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from glpose.data.poses import PoseFile, read_poses, write_poses
-from glpose.keypoints import JHMDB
-from glpose.metrics.pck import PCKResult, evaluate, format_table, score_poses
+from glpose.keypoints import JHMDB, POSETRACK
+from glpose.metrics.pck import (
+    PCKResult,
+    conventions,
+    evaluate,
+    format_table,
+    joint_set_of,
+    mean_over_splits,
+    score_poses,
+)
 from store.errors import DataError
 
 HEAD, NECK, BELLY = (JHMDB.joints.index(name) for name in ("head", "neck", "belly"))
@@ -168,6 +176,55 @@ def test_the_table_prints_groups_average_and_details():
         result.alpha = 1.0  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_the_mean_over_splits_counts_every_split_the_same():
+    few, boxes = people(1)
+    many, many_boxes = people(4)
+    results = [
+        score_poses(moved(few, WRIST, 99.0), few, boxes, JHMDB),  # 0 of 1 left wrists
+        score_poses(moved(many, WRIST, 99.0), many, many_boxes, JHMDB),  # 3 of 4
+    ]
+    mean = mean_over_splits(results)
+    assert mean.joints["left_wrist"] == 37.5  # pooled it would be 60
+    assert mean.groups == pytest.approx({**dict.fromkeys(JHMDB.groups, 100.0), "Wrist": (50 + 87.5) / 2})
+    assert mean.averages["pooled"] == pytest.approx((100 * 14 / 15 + 100 * 59 / 60) / 2)
+    assert mean.averages["over_groups"] == pytest.approx((650 / 7 + 687.5 / 7) / 2)
+    assert mean.mean == mean.averages["by_joint_count"] == pytest.approx((1400 / 15 + 1475 / 15) / 2)
+    assert (mean.splits, mean.alpha, mean.size) == (2, 0.2, "box")
+    assert mean_over_splits(results[:1]).groups == results[0].groups
+    table = format_table({"1": results[0], "2": results[1], "mean": mean}, details=True).splitlines()
+    assert table[3].split() == ["mean", *["100.0"] * 3, "68.8", *["100.0"] * 3, "95.8", "95.8", "95.5"]
+
+
+def test_what_one_split_does_not_annotate_has_no_mean_over_splits():
+    keypoints, boxes = people(2)
+    without = keypoints.copy()
+    without[:, [WRIST, WRIST - 1], 2] = 0
+    results = [score_poses(truth[..., :2], truth, boxes, JHMDB) for truth in (keypoints, without)]
+    mean = mean_over_splits(results)
+    assert math.isnan(mean.groups["Wrist"]) and mean.groups["Head"] == mean.mean == 100.0
+    data = json.loads(json.dumps(mean.as_json(), allow_nan=False))
+    assert data["groups"]["Wrist"] is None and data["splits"] == 2 and data["metric"] == "PCK@0.2"
+
+
+def test_splits_that_are_not_alike_have_no_mean():
+    keypoints, boxes = people(2)
+    results = [score_poses(keypoints[..., :2], keypoints, boxes, JHMDB, alpha) for alpha in (0.1, 0.2)]
+    with pytest.raises(ValueError, match="one joint set, alpha and size"):
+        mean_over_splits(results)
+    with pytest.raises(ValueError, match="no splits"):
+        mean_over_splits([])
+
+
+def test_conventions_name_every_column_of_the_table():
+    keypoints, boxes = people(1)
+    table = format_table({"": score_poses(keypoints[..., :2], keypoints, boxes, JHMDB)}, details=True)
+    named = [line.split(":")[0] for line in conventions(JHMDB)]
+    assert named == ["groups", "Avg", "pooled", "over groups"]
+    assert table.splitlines()[0].split() == [*JHMDB.groups, "Avg", "pooled", "over", "groups"]
+    halves = dataclasses.replace(JHMDB, groups={"Upper": tuple(range(7)), "Lower": tuple(range(7, 15))})
+    assert "others" not in conventions(halves)[0] and "(7 Upper + 8 Lower) / 15" in conventions(halves)[1]
+
+
 # -------------------------------------------------------------------------------------------------------- pose files
 def pose_file(
     keypoints: np.ndarray, boxes: np.ndarray, frames: list[int], score: list[float] | None = None
@@ -201,6 +258,28 @@ def test_the_pose_with_the_best_box_counts_and_a_frame_without_one_is_wrong(tmp_
     assert score_files(tmp_path, truth, pose_file(both, boxes, [0, 0], [0.3, 0.9])).mean == 50.0
     assert score_files(tmp_path, truth, pose_file(both, boxes, [0, 0], [0.9, 0.3])).mean == 0.0
     assert score_files(tmp_path, truth, pose_file(keypoints[:0], boxes[:0], [])).mean == 0.0
+
+
+def test_the_joint_set_is_told_by_the_names_of_the_files(tmp_path: Path):
+    keypoints, boxes = people(2)
+    truth = pose_file(keypoints, boxes, [0, 1])
+    for joints in (JHMDB, POSETRACK):
+        folder = tmp_path / joints.name
+        write_poses(folder / "clip.json", dataclasses.replace(truth, joints=joints.joints))
+        assert joint_set_of(folder) is joints
+        assert evaluate(folder, folder).mean == 100.0
+    write_poses(tmp_path / "clip.json", dataclasses.replace(truth, joints=JHMDB.joints[::-1]))  # in another order
+    with pytest.raises(DataError, match="other joints than jhmdb or posetrack data: left_ankle, right_ankle"):
+        evaluate(tmp_path, tmp_path)
+
+
+def test_a_joint_set_without_a_torso_takes_the_box():
+    keypoints, boxes = people(2)
+    names = tuple(name.replace("hip", "pelvis") for name in JHMDB.joints)
+    robot = dataclasses.replace(JHMDB, name="robot", joints=names)
+    assert score_poses(keypoints[..., :2], keypoints, boxes, robot).mean == 100.0
+    with pytest.raises(DataError, match="robot data has no right_hip, and so no torso"):
+        score_poses(keypoints[..., :2], keypoints, boxes, robot, size="torso")
 
 
 def test_unusable_pose_files_are_named(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Prediction files: what PoseTrack's evaluator reads back is what was predicted."""
+"""Prediction files: what the evaluators of PoseTrack and COCO read back is what was predicted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from posetrack_builders import NAMES18, POSE, as_2018, person, video17
 
-from glpose.data import posetrack17, posetrack18, predictions
+from glpose.data import coco, posetrack17, posetrack18, predictions
 from glpose.data.annotations import Annotations
-from glpose.keypoints import POSETRACK
+from glpose.keypoints import POSETRACK, JointSet
+from glpose.metrics import oks
 from glpose.metrics.posetrack import evaluate
 from glpose.metrics.posetrack_files import read_video
 
@@ -131,3 +132,61 @@ def test_perfect_predictions_score_100(tmp_path: Path, version: int) -> None:
     )
     write(tmp_path / "pred" / "v.json", moved)
     assert evaluate(tmp_path / "gt", tmp_path / "pred").mean == 0
+
+
+HANDS = JointSet("hands", ("wrist", "thumb"), (), {"Hand": (0, 1)}, (), (), sigmas=(0.05, 0.05))
+NAMED = ["thumb", "ring", "wrist"]  # of the annotation file
+COLUMNS = HANDS.indices_of(NAMED)
+IDS = ["clip/3", "clip/1", "clip/2"]
+
+
+def test_coco_results() -> None:
+    poses = POSES[:3, :2]
+    results = predictions.coco(IDS, np.array([2, 0, 2]), np.array([0.5, 0.75, 0.25]), poses, 7, COLUMNS)
+    assert [entry["image_id"] for entry in results] == ["clip/3", "clip/2", "clip/2"]
+    assert [entry["score"] for entry in results] == [0.75, 0.5, 0.25]
+    assert {entry["category_id"] for entry in results} == {7}
+    for entry, pose in zip(results, poses[[1, 0, 2]], strict=True):
+        points = np.reshape(entry["keypoints"], (3, 3))
+        assert np.allclose(points[[2, 0], :2], pose[:, :2], atol=5.1e-4)
+        assert np.array_equal(points[[2, 0], 2], pose[:, 2])
+        assert not points[1].any()
+    assert json.loads(json.dumps(results)) == results
+    assert predictions.coco(IDS, np.array([], int), np.zeros(0), np.zeros((0, 2, 3)), 7, COLUMNS) == []
+
+
+def test_coco_results_score_100_against_the_same_annotations(tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": id, "file_name": f"{id}.png"} for id in IDS],
+        "categories": [{"id": 7, "name": "hand", "keypoints": NAMED}],
+        "annotations": [
+            {"image_id": IDS[n % 3], "category_id": 7, "keypoints": [50 + n, 80, 2, 1, 2, 0, 20, 30 + 90 * n, 1]}
+            for n in range(5)
+        ],
+    }
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    file = coco.open_file(path)
+    frames, keypoints = [], []
+    for video in coco.video_names(file):
+        notes = coco.parse(file, video, HANDS)
+        frames += [IDS.index(notes.image_ids[frame]) for frame in notes.frame]
+        keypoints.append(notes.keypoints)
+    poses = np.concatenate(keypoints)
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps(predictions.coco(IDS, np.array(frames), np.ones(5), poses, 7, COLUMNS)))
+    result = oks.evaluate(path, found, HANDS)
+    assert (result.ap, result.ar, result.pck.mean, result.pck.people) == (pytest.approx(100), 100, 100, 5)
+    poses[:, :, 0] += 1000
+    found.write_text(json.dumps(predictions.coco(IDS, np.array(frames), np.ones(5), poses, 7, COLUMNS)))
+    assert oks.evaluate(path, found, HANDS).ap == 0
+
+
+def test_coco_scores_are_hrnets() -> None:
+    maxima = np.array([[0.9, 0.5, 0.1], [0.3, 0.21, 0.2], [0.1, 0.04, 0.1]])
+    boxes = np.array([0.5, 1.0, 0.6])
+    means = np.array([0.7, 0.255, 0.08])  # of those above 0.2; of all in the last
+    assert predictions.coco_scores(maxima * boxes[:, None], boxes) == pytest.approx(means * boxes)
+    assert predictions.coco_scores(maxima, boxes, "heatmap") == pytest.approx(means)
+    assert predictions.coco_scores(np.zeros((1, 3)), np.zeros(1)).tolist() == [0]
+    assert predictions.coco_scores(np.zeros((0, 3)), np.zeros(0)).shape == (0,)

@@ -1,4 +1,8 @@
-"""PoseTrack17 and PoseTrack18 annotation files, and which videos a data set has."""
+"""PoseTrack17, 18 and 21 annotation files, and which videos a data set has.
+
+No PoseTrack21 file is at hand: those below are written from the public description of the data set's structure
+(doc/dataset_structure.md of its repository).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,20 @@ from posetrack_builders import NAMES18, POSE, person, video17
 
 from glpose.data import posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
-from glpose.data.dataset import frame_splits, ground_truth, inputs_digest, list_videos, open_video
+from glpose.data.boxes import BoxFile
+from glpose.data.dataset import frame_splits, ground_truth, inputs_digest, joint_set, open_video
+from glpose.data.listing import list_videos
 from glpose.keypoints import ABSENT, HIDDEN, POSETRACK, VISIBLE
-from glpose.options import FolderData, PoseTrack17Data, PoseTrack18Data, SplitOptions
+from glpose.options import (
+    EvalOptions,
+    FolderData,
+    PoseTrack17Data,
+    PoseTrack18Data,
+    PoseTrack21Data,
+    SplitOptions,
+)
+from glpose.proposals import propose
+from glpose.scoring import EvaluatedVideo, score_posetrack
 from store.errors import DataError, GLPoseError
 
 ANKLE, NOSE, TOP = (POSETRACK.joints.index(name) for name in ("right_ankle", "nose", "head_top"))
@@ -208,7 +223,126 @@ def test_malformed_posetrack18(data: dict[str, Any], words: str) -> None:
     assert words in refusal(posetrack18, data)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (74, "74 validation files: version 0.2 "),
+        (170, "170 validation files: version 0.45 "),
+        (375, "375 validation files: version 0.45 "),
+        (1, "1 validation file: neither version 0.2 (74) nor version 0.45 (170 or more)"),
+        (73, "73 validation files: neither"),
+        (75, "75 validation files: neither"),
+        (169, "169 validation files: neither"),
+    ],
+)
+def test_versions_go_by_the_number_of_files(files: int, words: str) -> None:
+    assert posetrack18.version_of(files).startswith(words)
+
+
+# ------------------------------------------------------------------------------------------------------ PoseTrack21
+def set21(root: Path) -> PoseTrack21Data:
+    """One validation video of PoseTrack21: four frames, the second with a person who has boxes alone, two without."""
+    name, first = "000342_mpii_test", 10003420000
+    images, annotations = [], []
+    for k in range(4):
+        file_name = f"images/val/{name}/{k:06}.jpg"
+        (root / file_name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / file_name), np.zeros((200, 300, 3), np.uint8))
+        images.append(
+            {
+                "is_labeled": k == 0, "nframes": 4, "frame_id": first + k, "id": first + k, "vid_id": "000342",
+                "file_name": file_name, "has_labeled_person": k < 2,
+                "ignore_regions_y": [[150, 190, 190]], "ignore_regions_x": [[250, 250, 290]],
+            }
+        )  # fmt: skip
+    for k, keypoints in ((0, one()["keypoints"]), (1, [0.0] * 51)):
+        box = {"bbox": [5, 5, 190, 190], "bbox_head": [100, 100, 30, 40], "category_id": 1}
+        ids = {"image_id": first + k, "id": (first + k) * 100, "person_id": 1024, "track_id": 0}
+        annotations.append({**box, **ids, "keypoints": keypoints})
+    category = {
+        "supercategory": "person",
+        "id": 1,
+        "name": "person",
+        "keypoints": list(NAMES18),
+        "skeleton": [[16, 14]],
+    }
+    folder = root / "posetrack_data" / "val"
+    folder.mkdir(parents=True)
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+    return PoseTrack21Data(root=root, train=None)
+
+
+def test_posetrack21_is_read_and_scored_like_posetrack18(tmp_path: Path) -> None:
+    data = set21(tmp_path / "data")
+    (ref,) = list_videos(data)
+    assert (ref.name, ref.format, joint_set(data)) == ("000342_mpii_test", "posetrack21", POSETRACK)
+    video = open_video(ref)
+    notes = video.annotations
+    assert notes is not None and notes.labelled.tolist() == [True, False, False, False]
+    assert notes.image_ids[3] == "10003420003" and video.frames.size() == (200, 300)
+    table, _ = propose(video, {"eval": None}, 0.2)
+    assert table["frame"].tolist() == [0, 1] and table["keypoints"].isna().tolist() == [False, True]
+
+    poses = {"glpose": np.stack([notes.keypoints[0], notes.keypoints[0] * [1, 1, 2]])}
+    scores = score_posetrack(tmp_path, [EvaluatedVideo(ref, video, 0, 4, table, poses)], EvalOptions())
+    truth = json.loads((tmp_path / "ground_truth" / f"{ref.name}.json").read_text())
+    assert truth == read_annotation_json(ref.path)
+    found = json.loads((tmp_path / "predictions" / "glpose" / f"{ref.name}.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == [image["file_name"] for image in truth["images"]]
+    # the frame with boxes alone is scored as poseval does: what is found there is false
+    alone = EvaluatedVideo(ref, video, 0, 4, table.iloc[:1], {"glpose": notes.keypoints[:1]})
+    assert score_posetrack(tmp_path / "alone", [alone], EvalOptions()).mean["glpose"] == 100 > scores.mean["glpose"]
+
+
 # ------------------------------------------------------------------------------------------------------ PoseTrack17
+def set17(root: Path, subset: str, name: str, labelled: Sequence[int], frames: int = 9) -> PoseTrack17Data:
+    """One video as PoseTrack17 has it: images called from 1, with eight digits; one person in the labelled frames."""
+    points = {j: (10 + 10 * j, 20 + 5 * j) for j in range(15)}
+    data = video17(*([person(points, head=(50, 50, 80, 90))] if k in labelled else [] for k in range(frames)))
+    for entry in data["annolist"]:
+        image = entry["image"][0]
+        image["name"] = f"images/bonn_mpii_{subset}_v2_5sec/{name}/{image['name']}"
+        (root / image["name"]).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / image["name"]), np.zeros((200, 300, 3), np.uint8))
+    folder = root / "annotations" / subset
+    folder.mkdir(parents=True)
+    (folder / f"{name}.json").write_text(json.dumps(data))
+    options = PoseTrack17Data(root=root)
+    return options.model_copy(update={"eval" if subset == "train" else "train": None})
+
+
+def test_unlabelled_frames_of_posetrack17_give_no_training_proposals(tmp_path: Path) -> None:
+    middle = range(3, 7)  # training videos are labelled densely in their middle
+    (ref,) = list_videos(set17(tmp_path, "train", "000001_mpii", middle))
+    video = open_video(ref)
+    assert video.frames.names[0] == "images/bonn_mpii_train_v2_5sec/000001_mpii/00000001.jpg"
+    assert video.split.tolist() == ["train"] * 9  # all are there for local crops
+    table, left_out = propose(video, {"train": None}, 0.2)
+    assert table["frame"].tolist() == list(middle) and not left_out
+    assert all(points is not None for points in table["keypoints"])
+
+
+def test_unlabelled_frames_of_posetrack17_stay_in_the_predictions(tmp_path: Path) -> None:
+    (ref,) = list_videos(set17(tmp_path / "data", "val", "000002_mpii", [0, 4, 8]))  # every fourth frame
+    video = open_video(ref)
+    names = video.frames.names
+    assert video.annotations is not None and video.annotations.labelled.nonzero()[0].tolist() == [0, 4, 8]
+    everywhere = BoxFile(Path("boxes.json"), {name: [0] for name in names}, np.array([[5.0, 5, 195, 195]]), np.ones(1))
+    for case, boxes in (("annotated", None), ("detected", everywhere)):
+        table, _ = propose(video, {"eval": boxes}, 0.2)
+        assert table["frame"].tolist() == ([0, 4, 8] if boxes is None else list(range(9)))
+        poses = np.repeat(video.annotations.keypoints[:1], len(table), axis=0)
+        scores = score_posetrack(
+            tmp_path / case, [EvaluatedVideo(ref, video, 0, 9, table, {"glpose": poses})], EvalOptions()
+        )
+        path = tmp_path / case / "predictions" / "glpose" / "000002_mpii.json"
+        found = json.loads(path.read_text())["annolist"]
+        assert [entry["image"][0]["name"] for entry in found] == names
+        assert [k for k, entry in enumerate(found) if entry["annorect"]] == table["frame"].tolist()
+        assert scores.mean["glpose"] == 100  # nothing in the unlabelled frames counts
+
+
 def test_posetrack17() -> None:
     few = {j: POSE[j] for j in (0, 3, 14)}
     notes = posetrack17.parse(PATH, video17([person(POSE, track=4, hidden=(2,))], [], [person(few), person(POSE)]))
@@ -299,7 +433,7 @@ def test_read_annotation_json(tmp_path: Path) -> None:
         ("a.json", b'{"images": [', "is not readable JSON"),
         ("a.json", b"", "is not readable JSON"),
         ("a.json", b"\xff\xfe", "is not readable JSON"),
-        ("a.json", b"[1, 2]", "holds a list, not a PoseTrack annotation object"),
+        ("a.json", b"[1, 2]", "holds a list, not an annotation object"),
         ("a.json.gz", b"{}", "is not readable JSON"),
         ("a.json.gz", gzip.compress(b"{}" * 200)[:-9], "is not readable JSON"),
     ],

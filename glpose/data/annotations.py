@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import scipy.io
 
 from glpose.keypoints import JointSet
 from store.errors import DataError
@@ -44,11 +45,25 @@ def read_annotation_json(path: Path) -> dict[str, Any]:
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"annotation file {path} is not readable JSON ({error})") from None
     if not isinstance(data, dict):
-        raise DataError(f"annotation file {path} holds a {type(data).__name__}, not a PoseTrack annotation object")
+        raise DataError(f"annotation file {path} holds a {type(data).__name__}, not an annotation object")
     return data
 
 
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what reading a malformed entry may raise
+def read_mat(path: Path, name: str) -> np.ndarray | None:
+    """One variable of a MATLAB file, None where it is not there. DataError where the file is absent or damaged."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    try:
+        value = scipy.io.loadmat(path, variable_names=(name,)).get(name)
+    except NotImplementedError:
+        raise DataError(f"{path} is a MATLAB file of version 7.3 (HDF5): save it as version 7 (save -v7)") from None
+    except Exception as error:  # damaged bytes raise anything: ValueError, TypeError, zlib.error, struct.error, ...
+        raise DataError(f"{path} is not a readable MATLAB file ({type(error).__name__} {error})") from None
+    return value if isinstance(value, np.ndarray) else None
+
+
+# what reading a malformed entry may raise
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def explain(error: Exception) -> str:

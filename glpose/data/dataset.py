@@ -1,30 +1,30 @@
-"""Which videos a data set has, which split each frame belongs to, and what one video holds."""
+"""What one video of a data set holds: frames, annotations, and the split of every frame."""
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from glpose.data import jhmdb, posetrack17, posetrack18
+from glpose.data import annolist_mat, coco, jhmdb, posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
-from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource, ImageFrames, open_frames
+from glpose.data.joint_sets import read_joint_set
+from glpose.data.video import FrameSource, ImageFrames, open_frames
 from glpose.keypoints import JHMDB, POSETRACK, JointSet
-from glpose.options import DataOptions, FolderData, JHMDBData, PoseTrack17Data, PoseTrack18Data, SplitOptions
+from glpose.options import CocoData, DataOptions
 from store.errors import DataError
-from store.folder import check_unit_name
 from store.record import file_digest, fingerprint
 
-ANNOTATION_SUFFIXES = (".json", ".json.gz")
+MAT = ".mat"  # of PoseTrack17's annotations as MATLAB files
 
-Split = Literal["train", "eval"]
-ListedData = PoseTrack18Data | PoseTrack17Data | JHMDBData | FolderData
-FORMATS = {"posetrack18": posetrack18, "posetrack17": posetrack17}  # one JSON file per video
-JOINTS = {"posetrack18": POSETRACK, "posetrack17": POSETRACK, "generated": POSETRACK, "jhmdb": JHMDB}  # by data.kind
+# One JSON file per video; PoseTrack21's are PoseTrack18's with other people in them.
+FORMATS = {"posetrack18": posetrack18, "posetrack21": posetrack18, "posetrack17": posetrack17}
+JOINTS = {**dict.fromkeys((*FORMATS, "generated"), POSETRACK), "jhmdb": JHMDB}  # by data.kind
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,21 @@ class VideoRef:
     path: the annotation file, or the video file or image folder where there is no annotation (format "file").
     root: folder that image names in the annotation are relative to.
     ranges: per split, first frame and end (exclusive; None: the last frame).
+    part: which video of a file that holds several, by its name there; empty: the file is one video.
     masks: file of the person masks that boxes are taken from, for formats that have one (jhmdb); it may be absent.
+    video: file that frames are taken from where their folder is absent, for formats that have both (jhmdb).
+    joints: the joint set's YAML, for data with one of its own (coco).
     """
 
     name: str
-    format: Literal["posetrack18", "posetrack17", "jhmdb", "file"]
+    format: Literal["posetrack18", "posetrack21", "posetrack17", "jhmdb", "coco", "file"]
     path: Path
     root: Path
     ranges: dict[str, tuple[int, int | None]]
+    part: str = ""
     masks: Path | None = None
+    video: Path | None = None
+    joints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,45 +68,35 @@ class Video:
         return len(self.split)
 
 
-def _read_json(ref: VideoRef) -> tuple[Annotations, str]:
-    return FORMATS[ref.format].parse(ref.path, read_annotation_json(ref.path)), "annotation"
+def _read_posetrack(ref: VideoRef) -> tuple[Annotations, FrameSource, str]:
+    annotations = FORMATS[ref.format].parse(ref.path, _content(ref))
+    return annotations, _images(ref, annotations), "annotation"
 
 
-def _read_jhmdb(ref: VideoRef) -> tuple[Annotations, str]:
-    return jhmdb.read(ref.path, ref.root, ref.masks)
+def _read_jhmdb(ref: VideoRef) -> tuple[Annotations, FrameSource, str]:
+    return jhmdb.read(ref.path, ref.root, ref.video, ref.masks)
 
 
-# By format: annotations of a video, and where their boxes come from.
-READERS: dict[str, Callable[[VideoRef], tuple[Annotations, str]]] = {
-    "posetrack18": _read_json,
-    "posetrack17": _read_json,
+def _read_coco(ref: VideoRef) -> tuple[Annotations, FrameSource, str]:
+    annotations = coco.parse(coco.open_file(ref.path), ref.part, read_joint_set(_joints_file(ref)))
+    return annotations, _images(ref, annotations), "annotation"
+
+
+# By format: annotations of a video, its frames, and where its boxes come from.
+READERS: dict[str, Callable[[VideoRef], tuple[Annotations, FrameSource, str]]] = {
+    **dict.fromkeys(FORMATS, _read_posetrack),
     "jhmdb": _read_jhmdb,
+    "coco": _read_coco,
 }
 
 
 def joint_set(data: DataOptions) -> JointSet:
     """The joints that a data set annotates, and that heads trained on it predict. DataError where it has none."""
+    if isinstance(data, CocoData):
+        return read_joint_set(data.joints)
     if data.kind not in JOINTS:
         raise DataError(f"data of kind {data.kind!r} has no annotated joints: there is nothing to train or score on")
     return JOINTS[data.kind]
-
-
-def list_videos(data: ListedData) -> list[VideoRef]:
-    """Every video of the data set's splits, sorted by name. DataError where a folder is missing or empty."""
-    if not data.root.is_dir():
-        raise DataError(f"data folder {data.root} does not exist: give it with --set data.root=DIR")
-    found: dict[str, VideoRef] = {}
-    wanted: list[tuple[Split, SplitOptions | None]] = [("train", data.train), ("eval", data.eval)]
-    for split, options in wanted:
-        for ref in [] if options is None else _list_split(data, split, options):
-            other = found.get(ref.name)
-            if other is None:
-                found[ref.name] = ref
-            elif other.path == ref.path:
-                found[ref.name] = replace(other, ranges=_disjoint(ref.name, {**other.ranges, **ref.ranges}))
-            else:
-                raise DataError(f"two videos are called {ref.name!r}: {other.path} and {ref.path}; rename one")
-    return [found[name] for name in sorted(found)]
 
 
 def open_video(ref: VideoRef) -> Video:
@@ -108,12 +104,28 @@ def open_video(ref: VideoRef) -> Video:
     if ref.format == "file":
         files = open_frames(ref.name, ref.path)
         return Video(ref.name, files, None, frame_splits(ref, len(files.names)))
-    annotations, box_source = READERS[ref.format](ref)
+    annotations, frames, box_source = READERS[ref.format](ref)
+    return Video(ref.name, frames, annotations, frame_splits(ref, len(frames.names)), box_source)
+
+
+def _content(ref: VideoRef) -> dict[str, Any]:
+    """What an annotation file says of one video, in the structure of its JSON files."""
+    if ref.path.suffix == MAT:
+        return annolist_mat.read(ref.path, ref.part, ref.root)
+    return read_annotation_json(ref.path)
+
+
+def _joints_file(ref: VideoRef) -> Path:
+    if ref.joints is None:
+        raise ValueError(f"a {ref.format} video needs the file of its joint set")
+    return ref.joints
+
+
+def _images(ref: VideoRef, annotations: Annotations) -> ImageFrames:
     if not annotations.frame_names:
         raise DataError(f"video {ref.name!r}: {ref.path} lists no frames")
     paths = tuple(ref.root / _inside(ref, name) for name in annotations.frame_names)
-    frames = ImageFrames(ref.name, paths, list(annotations.frame_names))
-    return Video(ref.name, frames, annotations, frame_splits(ref, len(paths)), box_source)
+    return ImageFrames(ref.name, paths, list(annotations.frame_names))
 
 
 def _inside(ref: VideoRef, name: str) -> str:
@@ -135,97 +147,25 @@ def frame_splits(ref: VideoRef, frames: int) -> np.ndarray:
 
 def inputs_digest(ref: VideoRef, video: Video) -> str:
     """Digest of what a video consists of: frames, annotation file, masks and splits, wherever they lie."""
-    annotation = file_digest(ref.path) if video.annotations is not None else ""
-    parts = [ref.name, video.frames.fingerprint(), annotation, sorted(ref.ranges.items())]
+    parts = [ref.name, video.frames.fingerprint(), _annotation_digest(ref, video), sorted(ref.ranges.items())]
     if ref.masks is not None:
         parts.append(file_digest(ref.masks) if ref.masks.is_file() else "")
     return fingerprint(parts)
 
 
+def _annotation_digest(ref: VideoRef, video: Video) -> str:
+    if video.annotations is None:
+        return ""
+    if ref.format != "coco":
+        return file_digest(ref.path)
+    # of one video, not of the file: others in it may change; and of the joints, whose order proposals keep
+    content = ground_truth(ref, 0, len(video))
+    text = json.dumps([content, video.annotations.joints.joints], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def ground_truth(ref: VideoRef, start: int, stop: int) -> dict[str, Any]:
-    """The annotation file's own content, restricted to the frames [start, stop); for the formats of FORMATS."""
-    return FORMATS[ref.format].select_frames(read_annotation_json(ref.path), start, stop)
-
-
-def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[VideoRef]:
-    refs = _jhmdb_refs(data, split, options) if isinstance(data, JHMDBData) else _file_refs(data, split, options)
-    chosen = [ref for ref in refs if fnmatch.fnmatch(ref.name, options.videos)]
-    if not chosen:
-        near = ", ".join(ref.name for ref in refs[:3])
-        raise DataError(f"no video matches data.{split}.videos = {options.videos!r}; there are {near} ...")
-    return chosen
-
-
-def _file_refs(
-    data: PoseTrack18Data | PoseTrack17Data | FolderData, split: Split, options: SplitOptions
-) -> list[VideoRef]:
-    if isinstance(data, FolderData):
-        paths = _video_paths(data)
-    else:
-        folder = data.root / data.annotations / options.subset
-        if not folder.is_dir():
-            raise DataError(f"annotation folder {folder} does not exist (data.annotations, data.{split}.subset)")
-        paths = sorted(p for p in folder.iterdir() if p.name.endswith(ANNOTATION_SUFFIXES) and not _hidden(p))
-        if not paths:
-            raise DataError(f"{folder} holds no annotation files (*.json, *.json.gz)")
-    kind = "file" if isinstance(data, FolderData) else data.kind
-    return [VideoRef(_video_name(path), kind, path, data.root, {split: options.frames}) for path in paths]
-
-
-def _video_name(path: Path) -> str:
-    """A video is called as its file is, without the suffix, or as its folder of images."""
-    if path.is_dir():
-        return check_unit_name(path.name)
-    return check_unit_name(Path(path.name.removesuffix(".gz")).stem)
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
-
-
-def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
-    folder = data.root / data.splits
-    if not folder.is_dir():
-        raise DataError(f"folder of split files {folder} does not exist (data.splits)")
-    return [
-        VideoRef(
-            name=check_unit_name(jhmdb.video_name(clip.name)),
-            format="jhmdb",
-            path=data.root / data.annotations / clip.action / clip.name / "joint_positions.mat",
-            root=data.root / data.images,
-            ranges={split: options.frames},
-            masks=data.root / data.masks / clip.action / clip.name / "puppet_mask.mat",
-        )
-        for clip in jhmdb.read_splits(folder, data.split)
-        if clip.split == split
-    ]
-
-
-def _video_paths(data: FolderData) -> list[Path]:
-    if data.files:
-        paths = [data.root / name for name in data.files]
-        if missing := next((path for path in paths if not path.exists()), None):
-            raise DataError(f"video {missing} does not exist (data.files)")
-        if len(set(paths)) < len(paths):
-            raise DataError("data.files names a video twice")
-        return paths
-    listed = [path for path in data.root.iterdir() if not _hidden(path)]
-    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
-    if not paths:
-        kinds = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise DataError(f"{data.root} holds no videos: neither files ({kinds}) nor folders of images")
-    return paths
-
-
-def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
-
-
-def _disjoint(name: str, ranges: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int | None]]:
-    (first, a), (second, b) = sorted(ranges.items(), key=lambda item: item[1][0])
-    if a[1] is None or a[1] > b[0]:
-        raise DataError(
-            f"video {name!r}: frames of the {first} split {list(a)} and the {second} split {list(b)} overlap; "
-            "change data.train.frames or data.eval.frames"
-        )
-    return ranges
+    """The annotation file's own content, restricted to the frames [start, stop); for FORMATS and coco."""
+    if ref.format == "coco":
+        return coco.select_frames(coco.open_file(ref.path), ref.part, start, stop)
+    return FORMATS[ref.format].select_frames(_content(ref), start, stop)

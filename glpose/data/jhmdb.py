@@ -2,13 +2,14 @@
 
     joint_positions/ACTION/CLIP/joint_positions.mat   pos_img (2, 15, F): x, y of every joint in every frame
     Rename_Images/ACTION/CLIP/00001.png ...           the frames
+    ReCompress_Videos/ACTION/CLIP.avi                 the same frames, read where the folder of PNGs is absent
     puppet_mask/ACTION/CLIP/puppet_mask.mat           part_mask (h, w, F), nonzero on the person
     sub_splits/ACTION_test_split_N.txt                "CLIP.avi 1" (train) or "CLIP.avi 2" (test), for N = 1, 2, 3
     splits/ACTION_test_splitN.txt                     the same for all of JHMDB, named without the last underscore
 
 | ours | JHMDB |
 |---|---|
-| frame | number of the image, less one |
+| frame | number of the image, less one; of an AVI, the decoded frames in order (its header counts empty ones as well) |
 | video | CLIP, with "_" for the characters that a folder of ours cannot be named with: "(", ")", "!" |
 | 15 joints | `pos_img`, in its order; its "face" is our head |
 | x, y | `pos_img` less 1: MATLAB's first pixel is 1, ours is 0 |
@@ -22,15 +23,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.io
 
-from glpose.data.annotations import Annotations, assemble
-from glpose.data.video import ImageFrames
+from glpose.data.annotations import Annotations, assemble, read_mat
+from glpose.data.video import FrameSource, ImageFrames, open_frames
 from glpose.keypoints import HIDDEN, JHMDB, VISIBLE
 from store.errors import DataError
 
@@ -73,11 +73,12 @@ def read_splits(folder: Path, number: int) -> list[Clip]:
     return clips
 
 
-def read(positions: Path, images: Path, masks: Path | None) -> tuple[Annotations, str]:
-    """One clip's annotation, and where its boxes come from: "annotation:mask", "annotation:joints" or both.
+def read(positions: Path, images: Path, video: Path | None, masks: Path | None) -> tuple[Annotations, FrameSource, str]:
+    """One clip's annotation, its frames, and where its boxes come from: "annotation:mask", "annotation:joints" or both.
 
     positions: ACTION/CLIP/joint_positions.mat. images: folder of ACTION/CLIP/00001.png; frame names are relative to
-    it. masks: puppet_mask.mat, which may be absent. DataError, naming the file, where one cannot be used.
+    it. video: CLIP.avi, for clips without such a folder. masks: puppet_mask.mat, which may be absent. DataError, naming
+    the file, where one cannot be used.
     """
     clip = f"{positions.parent.parent.name}/{positions.parent.name}"
     pos_img = _variable(positions, "pos_img")
@@ -87,12 +88,9 @@ def read(positions: Path, images: Path, masks: Path | None) -> tuple[Annotations
         raise DataError(f"{positions}: pos_img is {pos_img.shape}, not (2, {len(JHMDB)}, frames)")
     length = pos_img.shape[2]
 
-    folder = images / clip
-    if not folder.is_dir():
-        raise DataError(f"{folder}, the frames of {positions}, does not exist (data.images)")
-    count = sum(1 for path in folder.iterdir() if path.suffix == ".png")
-    names = [f"{clip}/{number:05d}.png" for number in range(1, max(length, count) + 1)]
-    height, width = ImageFrames(clip, tuple(images / name for name in names), names).size()
+    frames = _frames(clip, length, images, video)
+    names = frames.names
+    height, width = frames.size()
 
     keypoints = _keypoints(pos_img, height, width)
     boxes = np.full((length, 4), np.nan)
@@ -105,7 +103,26 @@ def read(positions: Path, images: Path, masks: Path | None) -> tuple[Annotations
     people = [(frame, 0, boxes[frame], keypoints[frame]) for frame in range(length)]
     ids = [f"{images.name}/{name}" for name in names]
     labelled = [frame < length for frame in range(len(names))]
-    return assemble(JHMDB, names, ids, labelled, people), f"annotation:{source}"
+    return assemble(JHMDB, names, ids, labelled, people), frames, f"annotation:{source}"
+
+
+def _frames(clip: str, length: int, images: Path, video: Path | None) -> FrameSource:
+    """The frames of ACTION/CLIP, at least `length`, all called as the PNGs are. DataError where there are none."""
+    folder, called = images / clip, video_name(clip.rpartition("/")[2])
+    if folder.is_dir():
+        count = sum(1 for path in folder.iterdir() if path.suffix == ".png")
+        names = _image_names(clip, max(length, count))
+        return ImageFrames(called, tuple(images / name for name in names), names)
+    if video is None or not video.is_file():
+        raise DataError(f"the frames of {clip}: neither {folder} (data.images) nor {video} (data.videos) exists")
+    decoded = open_frames(called, video)
+    if len(decoded.names) < length:
+        raise DataError(f"{video} has {len(decoded.names)} frames; {length} of {clip} are annotated")
+    return replace(decoded, names=_image_names(clip, len(decoded.names)))
+
+
+def _image_names(clip: str, count: int) -> list[str]:
+    return [f"{clip}/{number:05d}.png" for number in range(1, count + 1)]
 
 
 def mask_boxes(mask: np.ndarray) -> np.ndarray:
@@ -141,11 +158,7 @@ def _variable(path: Path, name: str) -> np.ndarray:
     """One numeric array of a MATLAB file. DataError where the file is absent, damaged or without it."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; JHMDB has one for every clip of its split files")
-    try:
-        content = scipy.io.loadmat(path, variable_names=(name,))
-    except Exception as error:  # damaged bytes raise anything: ValueError, TypeError, zlib.error, struct.error, ...
-        raise DataError(f"{path} is not a readable MATLAB file ({type(error).__name__} {error})") from None
-    array = content.get(name)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+    array = read_mat(path, name)
+    if array is None or array.dtype.kind not in "fiub":
         raise DataError(f"{path} holds no numbers called {name!r}: is it JHMDB's file?")
     return array

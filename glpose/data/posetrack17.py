@@ -1,4 +1,8 @@
-"""PoseTrack17 annotation files (annolist JSON, one per video).
+"""PoseTrack17 annotation files (annolist JSON, one per video; `annolist_mat` reads MATLAB files into that structure).
+
+Images are called images/FOLDER/VIDEO/00000001.jpg, numbered from 1; annotations lie in annotations/{train,val,test}.
+Training videos are labelled densely in their middle, validation videos in every fourth frame besides. A file whose
+frames lie in several folders is refused: scores pair files by name, so its videos could not be scored by theirs.
 
 | ours | PoseTrack17 |
 |---|---|
@@ -8,7 +12,7 @@
 | flag 1 annotated, not visible | `is_visible` 0 |
 | flag 2 visible | `is_visible` 1, or not given |
 | box | the joints' extent, widened by 30 % (the files hold head boxes only) |
-| labelled | the frame has people |
+| labelled | the frame has people; other frames are part of the video, for local crops and in predictions |
 """
 
 from __future__ import annotations

@@ -9,6 +9,11 @@
 | flag 2 visible | (x, y, v > 0) |
 | box | `bbox` (x, y, width, height); the joints' extent where it is missing |
 | labelled | `is_labeled`; where it is missing, whether the frame has annotations |
+
+PoseTrack21 has files of this form for the same videos, in posetrack_data/, with more people, a `person_id` across
+videos and `has_labeled_person`, true also in frames whose people have boxes alone. Such a person, its joints all
+(0, 0, 0), is a proposal without keypoints. Scores follow poseval here too: it drops frames without annotations, and
+what is found in frames of boxes alone is false. (PoseTrack21's own kit drops frames whose `is_labeled` is false.)
 """
 
 from __future__ import annotations
@@ -40,6 +45,16 @@ def parse(path: Path, data: dict[str, Any]) -> Annotations:
         return _parse(path, data)
     except MALFORMED as error:
         raise DataError(f"{path} is malformed: {explain(error)}") from None
+
+
+def version_of(n_val_files: int) -> str:
+    """In words, the PoseTrack18 release that a validation folder of so many files looks like: 74 or 170 and more."""
+    files = f"{n_val_files} validation file{'' if n_val_files == 1 else 's'}"
+    if n_val_files == 74:
+        return f"{files}: version 0.2 (version 0.45 has 170 or more)"
+    if n_val_files >= 170:
+        return f"{files}: version 0.45 (version 0.2 has 74)"
+    return f"{files}: neither version 0.2 (74) nor version 0.45 (170 or more)"
 
 
 def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""Poses as the files that PoseTrack's own evaluator reads."""
+"""Poses as the files that the official evaluators of PoseTrack and COCO read."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from glpose.data.posetrack18 import NAMES
 from glpose.keypoints import POSETRACK
+
+SURE = 0.2  # heatmap maximum from which a joint says something about its pose (HRNet's in_vis_thre)
 
 
 def posetrack18(
@@ -58,6 +61,53 @@ def posetrack17(names: list[str], frame: np.ndarray, boxes: np.ndarray, poses: n
         rect = {"x1": [x1], "y1": [y1], "x2": [x2], "y2": [y2], "track_id": [len(rects)]}
         rects.append({**rect, "annopoints": [{"point": points}]})
     return {"annolist": annolist}
+
+
+def coco(
+    image_ids: Sequence[Any],
+    frame: np.ndarray,
+    scores: np.ndarray,
+    poses: np.ndarray,
+    category_id: Any,
+    columns: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """COCO keypoint results, a list of poses in frame order; pycocotools takes images without any as empty.
+
+    image_ids: of the evaluated frames, as the annotation file has them. frame: (n,) index into `image_ids`. scores:
+    (n,) of the poses, by which they are ranked. poses: (n, J, 3) x, y in frame px, score. columns: for every joint that
+    the annotation file names, its index in `poses`; None where that lacks it, and (0, 0, 0) is written. Boxes are left
+    out, as in COCO's format: given one, pycocotools tells medium from large poses by it rather than by their joints.
+    """
+    results = []
+    for row in np.argsort(frame, kind="stable"):
+        keypoints = []
+        for column in columns:
+            x, y, score = (0.0, 0.0, 0.0) if column is None else poses[row, column].tolist()
+            keypoints += [round(x, 3), round(y, 3), score]
+        results.append(
+            {
+                "image_id": image_ids[int(frame[row])],
+                "category_id": category_id,
+                "keypoints": keypoints,
+                "score": float(scores[row]),
+            }
+        )
+    return results
+
+
+def coco_scores(
+    joint_scores: np.ndarray, box_scores: np.ndarray, score: Literal["product", "heatmap"] = "product"
+) -> np.ndarray:
+    """(n,) scores of poses for COCO: mean of the scores of their joints whose heatmap maximum is above 0.2.
+
+    joint_scores: (n, J), heatmap maximum x box score ("product") or the maximum alone ("heatmap"). box_scores: (n,).
+    Of products that is box score x mean of the maxima above 0.2, HRNet's rescoring (lib/dataset/coco.py). A pose
+    without a joint above 0.2 has the mean of all its joints, where HRNet's 0 would leave all such poses unranked.
+    """
+    least = SURE * box_scores[:, None] if score == "product" else SURE
+    sure = joint_scores > least
+    sure |= ~sure.any(axis=1, keepdims=True)
+    return joint_scores.mean(axis=1, where=sure)
 
 
 def _numbered(frames: np.ndarray) -> list[int]:

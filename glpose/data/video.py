@@ -93,15 +93,15 @@ class ImageFrames:
 
 @dataclass(frozen=True)
 class VideoFileFrames:
-    """A video file that OpenCV's FFmpeg can decode; `length` frames, counted by decoding, not read from its header."""
+    """A video file that OpenCV's FFmpeg can decode; a name per frame that it decodes, whatever the header promises."""
 
     video: str
     path: Path
-    length: int
+    names: list[str]
 
     @property
-    def names(self) -> list[str]:
-        return [f"{self.video}/{frame:06d}.jpg" for frame in range(self.length)]
+    def length(self) -> int:
+        return len(self.names)
 
     def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
         frames = sorted(set(wanted))
@@ -140,14 +140,15 @@ def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
     """
     if path.is_dir():
         found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-        images = sorted(found, key=lambda p: (_by_number(p.name), p.name))
+        images = sorted(found, key=lambda p: (by_number(p.name), p.name))
         if not images:
             raise DataError(f"video {video!r}: {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return ImageFrames(video, tuple(images), [f"{video}/{p.name}" for p in images])
     if not path.exists():
         raise DataError(f"video {video!r}: {path} does not exist")
     status = path.stat()
-    return VideoFileFrames(video, path, _count_frames(video, path, (status.st_size, status.st_mtime_ns)))
+    length = _count_frames(video, path, (status.st_size, status.st_mtime_ns))
+    return VideoFileFrames(video, path, [f"{video}/{frame:06d}.jpg" for frame in range(length)])
 
 
 def decode_image(raw: bytes) -> np.ndarray | None:
@@ -164,9 +165,10 @@ def decode_image(raw: bytes) -> np.ndarray | None:
         return None
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Sorts names by the numbers in them: img_2 before img_10."""
     parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
@@ -190,6 +192,8 @@ def _count_frames(video: str, path: Path, version: tuple[int, int]) -> int:
     capture.release()
     if length == 0:
         raise DataError(f"video {video!r}: {path} has no frame that can be decoded")
+    if promised > length:
+        promised -= _empty_avi_frames(path)
     if promised - length > max(2, 0.05 * promised) or _is_cut_off(path):
         raise DataError(
             f"video {video!r}: {path} is truncated: {length} frames can be decoded, its header promises {promised}; "
@@ -217,3 +221,20 @@ def _is_cut_off(path: Path) -> bool:
                 return False
             position += length
     return position > size
+
+
+def _empty_avi_frames(path: Path) -> int:
+    """Frames of an AVI without data, which show the frame before again: its header counts them, decoders skip them."""
+    empty, size, position = 0, path.stat().st_size, 0
+    with open(path, "rb") as handle:
+        if handle.read(4) != b"RIFF":
+            return 0
+        while position + 8 <= size:
+            handle.seek(position)
+            name, length = handle.read(4), int.from_bytes(handle.read(4), "little")
+            if name in (b"RIFF", b"LIST"):
+                position += 12  # go on inside of it
+            else:
+                empty += length == 0 and name[2:] in (b"dc", b"db")
+                position += 8 + length + length % 2
+    return empty

@@ -7,7 +7,7 @@ Sub-JHMDB average in different ways, which differ by more than the methods do: s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +15,14 @@ from typing import Literal
 import numpy as np
 
 from glpose.data.poses import PoseFile, read_poses
-from glpose.keypoints import VISIBLE, JointSet
+from glpose.keypoints import JHMDB, POSETRACK, VISIBLE, JointSet
+from glpose.metrics.tables import plain, text_table
 from store.errors import DataError
 from store.record import number_or_none
 
 TORSO = ("left_shoulder", "right_hip")  # the joints whose distance is the torso's size, as in mmpose
+SIZES = {"box": "max(w, h) of the box", "torso": f"the torso ({' to '.join(TORSO)})".replace("_", " ")}  # in words
+KNOWN = (JHMDB, POSETRACK)  # told by the names of their joints
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,6 @@ class PCKResult:
 
     def as_json(self) -> dict[str, object]:
         """The same as plain data, None for NaN."""
-
-        def plain(values: Mapping[str, float]) -> dict[str, float | None]:
-            return {name: number_or_none(value) for name, value in values.items()}
-
         return {
             "metric": f"PCK@{self.alpha:g}",
             "size": self.size,
@@ -64,6 +63,57 @@ class PCKResult:
             "people": self.people,
             "left_out": self.left_out,
         }
+
+
+@dataclass(frozen=True)
+class PCKMean:
+    """Means over several splits, in percent, as Sub-JHMDB's three are reported; the fields are those of PCKResult."""
+
+    alpha: float
+    size: str
+    joints: dict[str, float]
+    groups: dict[str, float]
+    averages: dict[str, float]
+    splits: int
+
+    @property
+    def mean(self) -> float:
+        """The average that the paper prints."""
+        return self.averages["by_joint_count"]
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain data, None for NaN."""
+        return {
+            "metric": f"PCK@{self.alpha:g}",
+            "size": self.size,
+            "joints": plain(self.joints),
+            "groups": plain(self.groups),
+            "mean": number_or_none(self.mean),
+            "averages": plain(self.averages),
+            "splits": self.splits,
+        }
+
+
+def mean_over_splits(results: Sequence[PCKResult]) -> PCKMean:
+    """The plain mean over splits of every figure, each split counting the same; NaN where it is NaN in any of them.
+
+    ValueError where there is no result, or where they differ in joints, alpha or size.
+    """
+    kinds = {(result.alpha, result.size, tuple(result.joints), tuple(result.groups)) for result in results}
+    if len(kinds) != 1:
+        raise ValueError("splits are of one joint set, alpha and size" if kinds else "no splits to average")
+
+    def mean(rows: list[dict[str, float]]) -> dict[str, float]:
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    return PCKMean(
+        alpha=results[0].alpha,
+        size=results[0].size,
+        joints=mean([result.joints for result in results]),
+        groups=mean([result.groups for result in results]),
+        averages=mean([result.averages for result in results]),
+        splits=len(results),
+    )
 
 
 def score_poses(
@@ -79,7 +129,7 @@ def score_poses(
 
     predicted: (n, J, 2 or more) x, y in frame px; a NaN is wrong. annotated: (n, J, 3) x, y and flag; joints with flag
     0 or a NaN do not count. boxes: (n, 4) xyxy of the annotated people, whose max(w, h) is their size; a person with
-    a box or torso of no size, or with NaN in it, is left out.
+    a box or torso of no size, or with NaN in it, is left out. DataError where the joint set has no torso.
     """
     known = np.isfinite(annotated[..., :2]).all(axis=-1) & (annotated[..., 2] > 0)
     counts = known & (annotated[..., 2] >= (VISIBLE if counted == "visible" else 1))
@@ -117,7 +167,7 @@ def score_poses(
 def evaluate(
     gt_dir: str | Path,
     pred_dir: str | Path,
-    joints: JointSet,
+    joints: JointSet | None = None,
     alpha: float = 0.2,
     size: Literal["box", "torso"] = "box",
     counted: Literal["annotated", "visible"] = "annotated",
@@ -125,17 +175,16 @@ def evaluate(
     """PCK of a folder of pose files against one of annotated pose files of the same names (`glpose.data.poses`).
 
     For one person per frame: of several predictions the one with the highest box score counts (the first of equals),
-    and without one all joints of the frame are wrong. DataError, naming the file, where one is missing or malformed.
+    and without one all joints of the frame are wrong. joints: None takes the known set whose joints the files name.
+    DataError, naming the file, where one is missing or malformed, or has the joints of another set.
     """
-    paths = sorted(Path(gt_dir).glob("*.json"))
-    if not paths:
-        raise DataError(f"{gt_dir} holds no pose files (*.json)")
+    joints = joints or joint_set_of(Path(gt_dir))
     predicted, annotated, boxes = [], [], []
-    for path in paths:
+    for path in _pose_files(Path(gt_dir)):
         truth, found = read_poses(path), read_poses(Path(pred_dir) / path.name)
         for file, where in ((truth, path), (found, Path(pred_dir) / path.name)):
             if file.joints != joints.joints:
-                raise DataError(f"{where} has other joints than {joints.name} data: {', '.join(file.joints[:3])}, ...")
+                raise DataError(f"{where} has other joints than {joints.name} data: {_first_joints(file)}")
         if len(np.unique(truth.frame)) < len(truth.frame):
             raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
         predicted.append(_best_of_frames(found, truth.frame))
@@ -146,7 +195,18 @@ def evaluate(
     )
 
 
-def format_table(results: Mapping[str, PCKResult], *, details: bool = False) -> str:
+def joint_set_of(gt_dir: Path) -> JointSet:
+    """The known joint set whose joints the first pose file of a folder names, in that order. DataError if none is."""
+    path = _pose_files(gt_dir)[0]
+    file = read_poses(path)
+    for joints in KNOWN:
+        if file.joints == joints.joints:
+            return joints
+    known = " or ".join(joints.name for joints in KNOWN)
+    raise DataError(f"{path} has other joints than {known} data: {_first_joints(file)}; describe them in a joint set")
+
+
+def format_table(results: Mapping[str, PCKResult | PCKMean], *, details: bool = False) -> str:
     """PCK by group and the paper's average as plain text, one row per name; NaN prints as "-".
 
     details=True adds the two other averages.
@@ -158,14 +218,34 @@ def format_table(results: Mapping[str, PCKResult], *, details: bool = False) -> 
             name: {**row, **{column: results[name].averages[key] for column, key in others.items()}}
             for name, row in rows.items()
         }
-    columns = list(next(iter(rows.values()))) if rows else []
-    first = max((len(name) for name in rows), default=0)
-    lines = [" " * first + "".join(f"  {column:>6}" for column in columns)]
-    for name, row in rows.items():
-        cells = ["-" if math.isnan(row[column]) else f"{row[column]:.1f}" for column in columns]
-        padded = (f"  {cell:>{max(6, len(column))}}" for cell, column in zip(cells, columns, strict=True))
-        lines.append(f"{name:<{first}}" + "".join(padded))
-    return "\n".join(line.rstrip() for line in lines)
+    return text_table(rows)
+
+
+def conventions(joints: JointSet) -> list[str]:
+    """How every column of the detailed table is averaged, one line each."""
+    names = [name.replace("_", " ") for name in joints.joints]
+    pairs = {frozenset(pair) for pair in joints.flip_pairs}
+    sums = {group: [names[j] for j in members] for group, members in joints.groups.items()}
+    told = [f"{group} = {' + '.join(sums[group])}" for group in sums if frozenset(joints.groups[group]) not in pairs]
+    told += ["the others right + left"] if len(told) < len(sums) else []
+    weights = " + ".join(f"{len(members)} {group}" for group, members in joints.groups.items())
+    return [
+        f"groups: mean over their joints; {', '.join(told)}",
+        f"Avg: groups weighted by joint count, ({weights}) / {len(joints)}, as in the GLPose paper",
+        "pooled: pooled hits, all right joints over all annotated ones",
+        "over groups: mean over joint groups, each counting the same",
+    ]
+
+
+def _pose_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise DataError(f"{folder} holds no pose files (*.json)")
+    return paths
+
+
+def _first_joints(file: PoseFile) -> str:
+    return ", ".join([*map(str, file.joints[:3]), "..."])
 
 
 def _best_of_frames(found: PoseFile, frames: np.ndarray) -> np.ndarray:
@@ -183,6 +263,8 @@ def _box_sizes(boxes: np.ndarray) -> np.ndarray:
 
 
 def _torsos(annotated: np.ndarray, known: np.ndarray, joints: JointSet) -> np.ndarray:
+    if missing := [name for name in TORSO if name not in joints.joints]:
+        raise DataError(f"{joints.name} data has no {' and no '.join(missing)}, and so no torso; take the box as size")
     a, b = (joints.joints.index(name) for name in TORSO)
     torsos = np.linalg.norm(annotated[:, a, :2] - annotated[:, b, :2], axis=-1)
     return np.where(known[:, a] & known[:, b], torsos, np.nan)

@@ -23,7 +23,7 @@ import numpy as np
 
 from glpose.keypoints import HIDDEN, POSETRACK
 from glpose.metrics.posetrack_files import VideoPoses, list_videos, read_video
-from glpose.metrics.posetrack_problems import file_problems, scored_problems
+from glpose.metrics.posetrack_problems import Findings, file_findings, scored_problems, unranked_problems
 from glpose.metrics.posetrack_regions import inside_regions, ranges, slices_of
 from glpose.metrics.posetrack_result import PoseTrackResult, format_table, group_means, head_parts, mean_over_joints
 from store.errors import DataError
@@ -35,10 +35,15 @@ __all__ = [
     "evaluate",
     "evaluate_files",
     "evaluate_videos",
+    "first_points",
     "format_table",
+    "frames_with_people",
     "group_means",
     "head_parts",
+    "matches",
     "mean_over_joints",
+    "pair_folders",
+    "points_left",
     "score_video",
 ]
 
@@ -81,18 +86,28 @@ def evaluate(gt_dir: str | Path, pred_dir: str | Path, *, joints: Joints = "anno
     their person's prediction of them count as a sample, so that predicting a hidden joint is never a false positive.
     (A joint without any sample left scores 0, as poseval scores a joint that nobody predicts.)
 
-    A missing prediction file, a differing number of frames, people without a head box or track id, and whatever else
-    stops poseval is listed in `problems`; the rest is scored: missing frames hold no predictions, surplus ones are
-    ignored, joints of people without a head box match nothing. Raises DataError for a folder without annotations and
-    for files that are not PoseTrack JSON.
+    A missing prediction file, a differing number of frames, people without a head box, and whatever else stops poseval
+    and changes the score is listed in `problems`; the rest is scored: missing frames hold no predictions, surplus ones
+    are ignored, joints of people without a head box match nothing. What stops poseval but changes nothing, like a
+    missing track id, is in `poseval_stops`. Raises DataError for a folder without annotations and for files that are
+    not PoseTrack JSON.
     """
-    annotations = list_videos(Path(gt_dir))
+    pairs, surplus = pair_folders(Path(gt_dir), Path(pred_dir))
+    return evaluate_files(pairs, joints=joints, problems=surplus)
+
+
+def pair_folders(gt_dir: Path, pred_dir: Path) -> tuple[list[tuple[Path, Path | None]], list[str]]:
+    """(annotation file, prediction file or None) by name, and the problem of every prediction file without annotations.
+
+    Raises DataError for a folder that is missing, and for one without annotations.
+    """
+    annotations = list_videos(gt_dir)
     if not annotations:
         raise DataError(f"{gt_dir}: holds no annotation file (*.json or *.json.gz)")
-    predictions = list_videos(Path(pred_dir))
+    predictions = list_videos(pred_dir)
     pairs = [(path, predictions.get(name)) for name, path in annotations.items()]
     surplus = [f"{predictions[name].name}: no annotations; ignored" for name in predictions if name not in annotations]
-    return evaluate_files(pairs, joints=joints, problems=surplus)
+    return pairs, surplus
 
 
 def evaluate_files(
@@ -112,13 +127,13 @@ def evaluate_videos(
     """Score pairs of (annotations, predictions or None) in memory, as `evaluate_files` does; holds one at a time."""
     if joints not in ("annotated", "visible"):
         raise ValueError(f"joints is 'annotated' or 'visible', not {joints!r}")
-    found = list(problems)
+    found = Findings(list(problems), [])
     pool: list[Samples] = []
     frames_in_files = 0
     for annotated, predicted in pairs:
-        samples, video_problems = score_video(annotated, predicted, joints=joints)
+        samples, findings = score_video(annotated, predicted, joints=joints)
         pool.append(samples)
-        found += video_problems
+        found.add(findings)
         frames_in_files += annotated.frames
     if not pool:
         raise DataError("no videos to score")
@@ -127,18 +142,19 @@ def evaluate_videos(
 
 def score_video(
     annotated: VideoPoses, predicted: VideoPoses | None, *, joints: Joints = "annotated"
-) -> tuple[Samples, list[str]]:
-    """The samples of one video, and its problems. `predicted` None stands for a missing file."""
-    problems = file_problems(annotated, predicted)
-    scored = np.bincount(annotated.person_frame, minlength=annotated.frames) > 0  # (frames,) bool
-    gt_left = _points_left(annotated, annotated, scored)
+) -> tuple[Samples, Findings]:
+    """The samples of one video, and what is wrong with it. `predicted` None stands for a missing file."""
+    findings = file_findings(annotated, predicted)
+    scored = frames_with_people(annotated)
+    gt_left = points_left(annotated, annotated, scored)
     gt = _people(annotated, gt_left)
     n_gt = (gt.has & ~gt.hidden if joints == "visible" else gt.has).sum(axis=0)
     if predicted is None:
         nothing = np.zeros(0)
-        return Samples(nothing.astype(np.int64), nothing, nothing.astype(bool), n_gt, int(scored.sum())), problems
-    pred_left = _points_left(predicted, annotated, scored)
-    problems += scored_problems(annotated, gt_left, predicted, pred_left, scored)
+        return Samples(nothing.astype(np.int64), nothing, nothing.astype(bool), n_gt, int(scored.sum())), findings
+    pred_left = points_left(predicted, annotated, scored)
+    findings.problems.extend(scored_problems(annotated, gt_left, predicted, pred_left, scored))
+    findings.problems.extend(unranked_problems(predicted, pred_left))
     pred = _people(predicted, pred_left)
     owner, match = assign(gt, pred)
     counted = pred.has.copy()
@@ -146,10 +162,15 @@ def score_video(
         counted[owner >= 0] &= ~gt.hidden[owner[owner >= 0]]
     person, joint = np.nonzero(counted)
     samples = Samples(joint, pred.score[person, joint], match[person, joint], n_gt, int(scored.sum()))
-    return samples, problems
+    return samples, findings
 
 
-def _points_left(video: VideoPoses, annotated: VideoPoses, scored: np.ndarray) -> np.ndarray:
+def frames_with_people(annotated: VideoPoses) -> np.ndarray:
+    """(frames,) bool: the frames that are scored, those whose annotations list anybody."""
+    return np.bincount(annotated.person_frame, minlength=annotated.frames) > 0
+
+
+def points_left(video: VideoPoses, annotated: VideoPoses, scored: np.ndarray) -> np.ndarray:
     """(N,) bool: points in scored frames and outside the annotated regions to ignore."""
     frame = video.person_frame[video.point_person]
     left = np.append(scored, False)[np.minimum(frame, len(scored))]
@@ -157,13 +178,18 @@ def _points_left(video: VideoPoses, annotated: VideoPoses, scored: np.ndarray) -
     return left
 
 
+def first_points(video: VideoPoses, left: np.ndarray) -> np.ndarray:
+    """(K,) indices of points left that PoseTrack scores, the first of each joint of a person; by person and joint."""
+    points = np.flatnonzero(left & (video.joint >= 0))
+    _, first = np.unique(video.point_person[points] * _JOINTS + video.joint[points], return_index=True)
+    return points[first]
+
+
 def _people(video: VideoPoses, left: np.ndarray) -> _People:
     """The people with joints among the points left; of several points of one joint the first counts."""
-    points = np.flatnonzero(left & (video.joint >= 0))
-    slot, first = np.unique(video.point_person[points] * _JOINTS + video.joint[points], return_index=True)
-    points = points[first]
-    person, row = np.unique(slot // _JOINTS, return_inverse=True)
-    joint = slot % _JOINTS
+    points = first_points(video, left)
+    person, row = np.unique(video.point_person[points], return_inverse=True)
+    joint = video.joint[points]
     shape = (len(person), _JOINTS)
     people = _People(
         frame=video.person_frame[person],
@@ -209,7 +235,7 @@ def assign(gt: _People, pred: _People) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matches(gt_xy: np.ndarray, pred_xy: np.ndarray, head_size: np.ndarray) -> np.ndarray:
-    """(K, 15, 2) px twice and (K,) px to (K, 15) bool. Absent joints and head sizes are NaN and match nothing."""
+    """(K, J, 2) px twice and (K,) px to (K, J) bool. Absent joints and head sizes are NaN and match nothing."""
     with np.errstate(all="ignore"):  # head boxes without extent, positions at infinity
         offset = gt_xy - pred_xy
         offset *= offset
@@ -253,7 +279,7 @@ def precision_recall(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple
     return float(ap * 100), float(precision[-1] * 100), float(recall[-1] * 100)
 
 
-def _result(pool: list[Samples], frames_in_files: int, problems: list[str]) -> PoseTrackResult:
+def _result(pool: list[Samples], frames_in_files: int, found: Findings) -> PoseTrackResult:
     joint = np.concatenate([samples.joint for samples in pool])
     score = np.concatenate([samples.score for samples in pool])
     correct = np.concatenate([samples.correct for samples in pool])
@@ -278,5 +304,6 @@ def _result(pool: list[Samples], frames_in_files: int, problems: list[str]) -> P
         frames=sum(samples.frames for samples in pool),
         frames_in_files=frames_in_files,
         videos=len(pool),
-        problems=problems,
+        problems=found.problems,
+        poseval_stops=found.poseval_stops,
     )

@@ -63,7 +63,9 @@ class VideoPoses:
     flag: np.ndarray  # (N,) int8, HIDDEN or VISIBLE
     score: np.ndarray  # (N,) float64, MISSING_SCORE where absent
     regions: Regions  # polygons to ignore
-    problems: tuple[str, ...]  # what poseval does not accept, or skips; without the name of the file
+    integer: np.ndarray | None  # (P,) bool, PoseTrack18 people whose keypoints are all JSON integers; where asked for
+    problems: tuple[str, ...]  # what is missing or left out, so that scores may differ; without the name of the file
+    poseval_stops: tuple[str, ...]  # what poseval does not accept, but leaves our scores as they are; likewise
 
 
 def list_videos(folder: Path) -> dict[str, Path]:
@@ -84,18 +86,21 @@ def list_videos(folder: Path) -> dict[str, Path]:
     return {name.removesuffix(".json"): files[name] for name in sorted(files)}
 
 
-def read_video(path: Path) -> VideoPoses:
-    """Read one PoseTrack17 or PoseTrack18 file. Raises DataError naming the file and what is wrong with it."""
+def read_video(path: Path, *, integers: bool = False) -> VideoPoses:
+    """Read one PoseTrack17 or PoseTrack18 file. Raises DataError naming the file and what is wrong with it.
+
+    integers=True also tells who is written in integers only, which takes a little longer; see `metrics.pckh`.
+    """
     with _collector_paused():
-        return parse_video(path, _load(path))
+        return parse_video(path, _load(path), integers=integers)
 
 
-def parse_video(path: Path, data: Any) -> VideoPoses:
+def parse_video(path: Path, data: Any, *, integers: bool = False) -> VideoPoses:
     """The decoded JSON of one file as arrays; `path` is for messages. Raises DataError like `read_video`."""
     if isinstance(data, dict) and isinstance(data.get("annolist"), list):
-        return _parse_2017(path, data["annolist"])
+        return _parse_2017(path, data["annolist"], integers)
     if isinstance(data, dict) and isinstance(data.get("images"), list):
-        return _parse_2018(path, data)
+        return _parse_2018(path, data, integers)
     raise DataError(f"{path}: holds neither a list 'annolist' (PoseTrack17) nor a list 'images' (PoseTrack18)")
 
 
@@ -121,7 +126,7 @@ def _load(path: Path) -> Any:
         raise DataError(f"{path}: is not valid JSON: {error}") from error
 
 
-def _parse_2017(path: Path, annolist: list[Any]) -> VideoPoses:
+def _parse_2017(path: Path, annolist: list[Any], integers: bool) -> VideoPoses:
     problems: list[str] = []
     person_frame: list[int] = []
     listed, tracks, heads, sizes = [], [], [], []  # one entry per person
@@ -171,17 +176,20 @@ def _parse_2017(path: Path, annolist: list[Any]) -> VideoPoses:
         flag=np.where(np.array(hidden, dtype=bool), HIDDEN, VISIBLE).astype(np.int8),
         score=_numbers(path, "score", scores, point_frame),
         regions=_regions(path, polygons),
+        integer=np.zeros(len(sizes), dtype=bool) if integers else None,
         problems=tuple(problems),
+        poseval_stops=(),
     )
 
 
-def _parse_2018(path: Path, data: dict[str, Any]) -> VideoPoses:
+def _parse_2018(path: Path, data: dict[str, Any], integers: bool) -> VideoPoses:
     problems: list[str] = []
+    stops: list[str] = []
     part = "categories"
     try:
-        names = _joint_names(path, data.get("categories"), problems)
+        names = _joint_names(path, data.get("categories"), problems, stops)
         part = "images"
-        images = _first_video(data["images"], problems)
+        images = _first_video(data["images"], problems, stops)
         people_of: dict[Any, list[Any]] = {image["id"]: [] for image in data["images"]}
         polygons: list[_Polygon] = [
             (frame, xs, ys)
@@ -222,35 +230,35 @@ def _parse_2018(path: Path, data: dict[str, Any]) -> VideoPoses:
         flag=np.where(points[:, 2] == 0, HIDDEN, VISIBLE).astype(np.int8),
         score=_numbers(path, "scores", scores, person_frame, len(names))[point_person, column],
         regions=_regions(path, polygons),
+        integer=np.array([set(map(type, row)) <= {int, bool} for row in keypoints], dtype=bool) if integers else None,
         problems=tuple(problems),
+        poseval_stops=tuple(stops),
     )
 
 
-def _joint_names(path: Path, categories: Any, problems: list[str]) -> list[str]:
+def _joint_names(path: Path, categories: Any, problems: list[str], stops: list[str]) -> list[str]:
     """The names of the columns of `keypoints`; poseval wants one category "person" with all 15 joints in 15 or 17."""
     people = [category for category in categories or () if category.get("name") == "person"]
     names = people[0].get("keypoints") if people else None
     if not names:
         raise DataError(f"{path}: no category 'person' that names its keypoints; without it joints cannot be told")
     if len(categories) != 1:
-        problems.append(f"holds {len(categories)} categories; 'person' is read")
+        stops.append(f"holds {len(categories)} categories; 'person' is read")
     missing = [name for name in POSETRACK.joints if name not in names]
     if missing:
         problems.append(f"categories do not name {', '.join(missing)}")
     elif len(names) not in (15, 17):
-        problems.append(f"categories name {len(names)} keypoints, not 15 or 17")
+        stops.append(f"categories name {len(names)} keypoints, not 15 or 17")
     return list(names)
 
 
-def _first_video(images: list[Any], problems: list[str]) -> list[Any]:
+def _first_video(images: list[Any], problems: list[str], stops: list[str]) -> list[Any]:
     """The images of the video that the first image belongs to, as poseval reads a file with several videos."""
     names = [image.get("file_name") or "" for image in images]
     odd = [frame for frame, name in enumerate(names) if not _POSETRACK18_NAME.search(name)]
     if odd:
         example = f"frame {odd[0]}: {names[odd[0]]!r}"
-        problems.append(
-            f"{len(odd)} images have no file_name like 000001_mpii_test/000000.jpg ({example}); poseval would stop here"
-        )
+        stops.append(f"{len(odd)} images have no file_name like 000001_mpii_test/000000.jpg ({example})")
     videos = ["".join(name.split("/")[-2:-1]).split("_")[0] for name in names]
     others = [video for video in videos if video != videos[0]]
     if others:
@@ -293,7 +301,7 @@ def _numbers(path: Path, what: str, rows: Any, frames: Sequence[int] | np.ndarra
         return array
     bad = next(k for k, row in enumerate(rows) if convert(row, shape) is None)
     expected = f"{width} numbers" if width else "a number"
-    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {str(rows[bad])[:80]}")
+    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {repr(rows[bad])[:80]}")
 
 
 def _explain(error: Exception) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from glpose.keypoints import POSETRACK
+from glpose.metrics.tables import plain, text_table
 from store.record import number_or_none
 
 
@@ -17,7 +18,8 @@ class PoseTrackResult:
     ap, precision, recall: joint -> percent; precision and recall are those of all predictions, without a threshold.
     mean: mean of the AP of all joints but NaN. groups: Head ... Ankle -> mean AP of their joints, NaN if any is NaN.
     counts: "n_gt" annotated, "n_pred" predicted, "n_tp" right -> joint -> number. frames: scored ones, out of
-    `frames_in_files`. problems: what was wrong with the files, and where; poseval crashes on most of it.
+    `frames_in_files`. problems: what was wrong with the files, and where, and changed the score or may have.
+    poseval_stops: what poseval would stop on, though the score is as it would be without.
     """
 
     ap: dict[str, float]
@@ -30,13 +32,10 @@ class PoseTrackResult:
     frames_in_files: int
     videos: int
     problems: list[str]
+    poseval_stops: list[str]
 
     def as_json(self) -> dict[str, object]:
         """The same as plain data, None for NaN."""
-
-        def plain(values: Mapping[str, float]) -> dict[str, float | None]:
-            return {name: number_or_none(value) for name, value in values.items()}
-
         return {
             "ap": plain(self.ap),
             "mean": number_or_none(self.mean),
@@ -48,6 +47,7 @@ class PoseTrackResult:
             "frames_in_files": self.frames_in_files,
             "videos": self.videos,
             "problems": self.problems,
+            "poseval_stops": self.poseval_stops,
         }
 
 
@@ -76,11 +76,4 @@ def format_table(results: Mapping[str, PoseTrackResult], *, details: bool = Fals
     rows = {name: {**result.groups, "Mean": result.mean} for name, result in results.items()}
     if details:
         rows = {name: {**row, **head_parts(results[name])} for name, row in rows.items()}
-    columns = list(next(iter(rows.values()))) if rows else [*POSETRACK.groups, "Mean"]
-    first = max((len(name) for name in rows), default=0)
-    lines = [" " * first + "".join(f"  {column:>6}" for column in columns)]
-    for name, row in rows.items():
-        cells = ["-" if math.isnan(row[column]) else f"{row[column]:.1f}" for column in columns]
-        padded = (f"  {cell:>{max(6, len(column))}}" for cell, column in zip(cells, columns, strict=True))
-        lines.append(f"{name:<{first}}" + "".join(padded))
-    return "\n".join(line.rstrip() for line in lines)
+    return text_table(rows)

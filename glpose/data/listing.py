@@ -1,0 +1,161 @@
+"""Which videos a data set has, and which of their frames belong to which split."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from glpose.data import annolist_mat, coco, jhmdb
+from glpose.data.dataset import MAT, VideoRef
+from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from glpose.options import (
+    CocoData,
+    FolderData,
+    JHMDBData,
+    PoseTrack17Data,
+    PoseTrack18Data,
+    PoseTrack21Data,
+    SplitOptions,
+)
+from store.errors import DataError
+from store.folder import check_unit_name
+
+ANNOTATION_SUFFIXES = (".json", ".json.gz")
+
+Split = Literal["train", "eval"]
+PoseTrackData = PoseTrack18Data | PoseTrack17Data | PoseTrack21Data
+ListedData = PoseTrackData | JHMDBData | CocoData | FolderData
+
+
+def list_videos(data: ListedData) -> list[VideoRef]:
+    """Every video of the data set's splits, sorted by name. DataError where a folder is missing or empty."""
+    if not data.root.is_dir():
+        raise DataError(f"data folder {data.root} does not exist: give it with --set data.root=DIR")
+    found: dict[str, VideoRef] = {}
+    wanted: list[tuple[Split, SplitOptions | None]] = [("train", data.train), ("eval", data.eval)]
+    for split, options in wanted:
+        for ref in [] if options is None else _list_split(data, split, options):
+            other = found.get(ref.name)
+            if other is None:
+                found[ref.name] = ref
+            elif other.path == ref.path:
+                found[ref.name] = replace(other, ranges=_disjoint(ref.name, {**other.ranges, **ref.ranges}))
+            else:
+                raise DataError(f"two videos are called {ref.name!r}: {other.path} and {ref.path}; rename one")
+    return [found[name] for name in sorted(found)]
+
+
+def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    if isinstance(data, JHMDBData):
+        refs = _jhmdb_refs(data, split, options)
+    elif isinstance(data, FolderData):
+        refs = [
+            VideoRef(_video_name(path), "file", path, data.root, {split: options.frames}) for path in _video_paths(data)
+        ]
+    elif isinstance(data, CocoData):
+        refs = _coco_refs(data, split, options)
+    else:
+        refs = _posetrack_refs(data, split, options)
+    chosen = [ref for ref in refs if fnmatch.fnmatch(ref.name, options.videos)]
+    if not chosen:
+        near = ", ".join(ref.name for ref in refs[:3])
+        raise DataError(f"no video matches data.{split}.videos = {options.videos!r}; there are {near} ...")
+    return chosen
+
+
+def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    folder = data.root / data.annotations / options.subset
+    if not folder.is_dir():
+        raise DataError(f"annotation folder {folder} does not exist (data.annotations, data.{split}.subset)")
+    files = sorted(path for path in folder.iterdir() if not _hidden(path))
+    paths, root = [path for path in files if path.name.endswith(ANNOTATION_SUFFIXES)], data.root
+    if isinstance(data, PoseTrack17Data):
+        root = data.root / data.images
+        converted = {_stem(path) for path in paths}  # poseval's converter writes JSON beside the .mat
+        paths += [path for path in files if path.suffix == MAT and path.stem not in converted]
+    if not paths:
+        kinds = f"*.json, *.json.gz{', *.mat' if isinstance(data, PoseTrack17Data) else ''}"
+        raise DataError(f"{folder} holds no annotation files ({kinds})")
+    refs = []
+    for path in paths:
+        for part in (annolist_mat.parts(path) if path.suffix == MAT else []) or [""]:
+            name = check_unit_name(part) if part else _video_name(path)
+            refs.append(VideoRef(name, data.kind, path, root, {split: options.frames}, part))
+    return refs
+
+
+def _coco_refs(data: CocoData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    stem = data.root / data.annotations / options.subset
+    paths = [path for suffix in ANNOTATION_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
+    if not paths:
+        raise DataError(f"annotation file {stem}.json does not exist (data.annotations, data.{split}.subset)")
+    return [
+        VideoRef(name, "coco", paths[0], data.root / data.images, {split: options.frames}, name, joints=data.joints)
+        for name in coco.video_names(coco.open_file(paths[0]))
+    ]
+
+
+def _video_name(path: Path) -> str:
+    """A video is called as its file is, without the suffix, or as its folder of images."""
+    if path.is_dir():
+        return check_unit_name(path.name)
+    return check_unit_name(_stem(path))
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
+    folder = data.root / data.splits
+    if not folder.is_dir():
+        raise DataError(f"folder of split files {folder} does not exist (data.splits)")
+    return [
+        VideoRef(
+            name=check_unit_name(jhmdb.video_name(clip.name)),
+            format="jhmdb",
+            path=data.root / data.annotations / clip.action / clip.name / "joint_positions.mat",
+            root=data.root / data.images,
+            ranges={split: options.frames},
+            masks=data.root / data.masks / clip.action / clip.name / "puppet_mask.mat",
+            video=data.root / data.videos / clip.action / f"{clip.name}.avi",
+        )
+        for clip in jhmdb.read_splits(folder, data.split)
+        if clip.split == split
+    ]
+
+
+def _video_paths(data: FolderData) -> list[Path]:
+    if data.files:
+        paths = [data.root / name for name in data.files]
+        if missing := next((path for path in paths if not path.exists()), None):
+            raise DataError(f"video {missing} does not exist (data.files)")
+        if len(set(paths)) < len(paths):
+            raise DataError("data.files names a video twice")
+        return paths
+    listed = [path for path in data.root.iterdir() if not _hidden(path)]
+    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
+    if not paths:
+        kinds = ", ".join(sorted(VIDEO_SUFFIXES))
+        raise DataError(f"{data.root} holds no videos: neither files ({kinds}) nor folders of images")
+    return paths
+
+
+def _holds_images(path: Path) -> bool:
+    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
+
+
+def _disjoint(name: str, ranges: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int | None]]:
+    (first, a), (second, b) = sorted(ranges.items(), key=lambda item: item[1][0])
+    if a[1] is None or a[1] > b[0]:
+        raise DataError(
+            f"video {name!r}: frames of the {first} split {list(a)} and the {second} split {list(b)} overlap; "
+            "change data.train.frames or data.eval.frames"
+        )
+    return ranges
