@@ -185,7 +185,10 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}", 1)
     except Exception as error:
         from store.errors import ConfigError, GLPoseError  # here, as the store's own imports take half a second
+        from store.places import is_store_failure
 
+        if is_store_failure(error):
+            _fail(f"the object store failed ({error}); the same command goes on from here", 1)
         if not isinstance(error, GLPoseError):
             raise
         _fail(str(error), 2 if isinstance(error, ConfigError) else 1)

@@ -7,10 +7,10 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from glpose.options import (
     DataOptions,
@@ -26,15 +26,18 @@ from glpose.options import (
 )
 from store.errors import ConfigError, StoreError
 from store.folder import check_unit_name
+from store.places import Place, place
 
 FILE = "pipelines.yaml"
 
 
 class PipelineConfig(Options):
-    """One pipeline. `work`: the folder that its outputs go to. `note`: printed with every result."""
+    """One pipeline. `note`: printed with every result."""
 
     name: str
-    work: Path
+    work: Annotated[Place, PlainValidator(place), PlainSerializer(str)] = Field(
+        description="where outputs go: a folder, or s3://BUCKET/PREFIX"
+    )
     note: str = ""
     data: DataOptions
     pretrain: PretrainOptions = PretrainOptions()

@@ -24,6 +24,7 @@ from stages.train import CHECKPOINT, Split, load_split, split_digest, split_vide
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
+from store.places import local_file
 from store.record import fingerprint, number_or_none
 
 VERSION = 1
@@ -101,8 +102,8 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
     config, poses = context.config, {}
     device = choose_device(config.runtime)
     for variant in variants(config):
-        checkpoint = context.output("train", variant) / CHECKPOINT
-        model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
+        with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
+            model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
         poses[variant] = predict_poses(
             model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
         )

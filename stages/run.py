@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stages import detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage
-from store.atomic import publish_if_absent, read_json
 from store.errors import (
     AlreadyCommitted,
     DataError,
@@ -22,6 +21,7 @@ from store.errors import (
     StoreError,
 )
 from store.folder import Commit
+from store.places import check_reachable, publish_if_absent, read_json
 from store.record import Record, canonical_json, difference, fingerprint, make_record
 
 STAGES: dict[str, Stage] = {
@@ -196,6 +196,7 @@ def claim_folder(context: Context) -> None:
 def check_owner(context: Context) -> None:
     """StoreError if the work folder belongs to another pipeline, or holds other people's files."""
     work, name = context.config.work, context.config.name
+    check_reachable(work)
     if not work.is_dir():
         return
     if not (work / OWNER).exists():

@@ -15,6 +15,7 @@ from glpose.options import GeneratedData
 from stages.config import PipelineConfig
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
+from store.places import Place
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Context:
             raise NotCommitted(f"{stage} has not run yet for pipeline {self.config.name!r}")
         return self.folder(stage).commit_of(record, unit)
 
-    def output(self, stage: str, unit: str) -> Path:
+    def output(self, stage: str, unit: str) -> Place:
         """Folder of what a stage before has made of a unit. NotCommitted if it has not."""
         return self.folder(stage).attempt_path(self.commit(stage, unit))
 
@@ -137,6 +138,8 @@ def _rendered(folder: StageFolder, data: GeneratedData) -> list[VideoRef]:
             continue
         split = commit.meta["split"]
         root = folder.attempt_path(commit)
+        if not isinstance(root, Path):
+            raise StoreError("generated clips are read as files: choose a local folder with --set work=DIR")
         path = root / "annotations" / split / f"{name}.json"
         refs.append(VideoRef(name, "posetrack18", path, root, {split: (0, None)}))
     if not refs:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from store.errors import CorruptData, DiskFull, NotCommitted
+from store.errors import CorruptData, DiskFull
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def publish_if_absent(path: Path, text: str) -> bool:
+def publish_local(path: Path, text: str) -> bool:
     """Create `path` holding `text` in one step, unless it exists. Returns whether this call created it."""
     temporary = _temporary(path)
     with _naming_full_disk(path):
@@ -52,12 +52,10 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of ours. NotCommitted where it is absent, CorruptData where it is not JSON."""
+def parse_json(path: object, text: str) -> Any:
+    """What a JSON file of ours holds; `path` is for the message. CorruptData where it is not JSON."""
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise NotCommitted(f"{path} does not exist") from None
+        return json.loads(text)
     except ValueError as error:
         raise CorruptData(f"{path} is damaged ({error}); delete it and run the stage again") from None
 

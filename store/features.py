@@ -12,6 +12,7 @@ import zarr
 import zarr.errors
 
 from store.errors import CorruptData
+from store.places import Place, sizes
 from store.quantise import dequantise, quantise
 from store.record import file_digest
 from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
@@ -88,12 +89,12 @@ class VideoFeatures:
     lists. CorruptData on opening where one is absent (Zarr would read zeros) or has another size.
     """
 
-    def __init__(self, folder: Path, video: str, files: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, folder: Place, video: str, files: Mapping[str, tuple[int, str]]) -> None:
         self.video = video
         self.path = folder / GROUP
         self._check_files(folder, files)
         try:
-            self.group = zarr.open_group(self.path, mode="r")
+            self.group = _open_group(self.path)
             self.schema = FeatureSchema.model_validate(dict(self.group.attrs))
         except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError) as error:
             raise CorruptData(f"features of {video!r} cannot be opened ({error}); run extract again") from None
@@ -139,16 +140,16 @@ class VideoFeatures:
                 f"features of {self.video!r}: {name} does not match its checksum ({error}); run verify"
             ) from None
 
-    def _check_files(self, folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
+    def _check_files(self, folder: Place, files: Mapping[str, tuple[int, str]]) -> None:
+        there = sizes(folder)
         for name, (size, digest) in files.items():
-            path = folder / name
             if not name.startswith(f"{GROUP}/"):
                 continue
-            if not path.is_file():
+            if name not in there:
                 fault = "is missing"
-            elif path.stat().st_size != size:
-                fault = f"has {path.stat().st_size} bytes, {size} were committed"
-            elif path.name == "zarr.json" and file_digest(path) != digest:  # small, and nothing else covers it
+            elif there[name] != size:
+                fault = f"has {there[name]} bytes, {size} were committed"
+            elif name.endswith("zarr.json") and file_digest(folder / name) != digest:  # small; nothing else covers it
                 fault = "does not match its checksum"
             else:
                 continue
@@ -159,6 +160,12 @@ class VideoFeatures:
         if self.schema.dtype == "float16":
             return values.astype(np.float32)
         return dequantise(values, self.read(f"{name}_scale", rows))
+
+
+def _open_group(path: Place) -> zarr.Group:
+    if isinstance(path, Path):
+        return zarr.open_group(path, mode="r")
+    return zarr.open_group(str(path), mode="r", storage_options=dict(path.storage_options))
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

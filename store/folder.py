@@ -8,27 +8,27 @@
     STAGE/latest/UNIT                      link to the attempt in force, for people; programs follow commits
 
 A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a
-commit for it; readers follow commits only, so what a killed writer left is invisible.
+commit for it; readers follow commits only, so what a killed writer left is invisible. In S3 there are no locks and no
+links: `stage.json` and replaced commits move by conditional put.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from store.atomic import is_disk_full, publish_if_absent, read_json, replacing, sync_file, sync_folder, write_json
+from store.atomic import is_disk_full, parse_json
+from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
+from store.places import Place, publish_if_absent, read_text, remove_if, remove_tree, sizes, swap, texts
 from store.record import Record, file_digest, fingerprint
 
 FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
@@ -71,25 +71,14 @@ class Commit:
 
 @dataclass(frozen=True)
 class StageFolder:
-    """The outputs of one stage below `path`; holds no open file."""
+    """The outputs of one stage below `path`, a folder or a place in S3; holds no open file."""
 
-    path: Path
+    path: Place
 
     def record_in_force(self) -> Record | None:
         """The record whose commits readers see, or None before the stage was ever begun."""
-        pointer = self.path / "stage.json"
-        if not pointer.exists():
-            return None
-        value = read_json(pointer)
-        try:
-            written, record = int(value["format"]), dict(value["record"])
-        except (KeyError, TypeError, ValueError):
-            raise CorruptData(f"{pointer} is not a stage record; delete it and run the stage again") from None
-        if written > FORMAT:
-            raise StoreError(
-                f"{self.path} has store format {written}; this program reads up to {FORMAT}: upgrade glpose"
-            )
-        return record
+        text = self._pointer_text()
+        return None if text is None else self._record_of(text)
 
     def begin(self, record: Record) -> None:
         """Note a record; it comes into force at once if the stage has none yet."""
@@ -99,32 +88,27 @@ class StageFolder:
 
     def put_in_force(self, record: Record, expected: Record) -> None:
         """Move the pointer from `expected` to `record`. StoreError if another run has moved it meanwhile."""
-        with self._locked():
-            now = self.record_in_force()
-            if now == record:
-                return  # another run has finished the same
-            if now != expected:
-                raise StoreError(
-                    f"{self.path}: another run has put other parameters in force meanwhile; look with status"
-                )
-            with replacing(self.path / "stage.json") as temporary:
-                temporary.write_text(_pointer(record))
+        text = self._pointer_text()
+        if text and self._record_of(text) == expected and swap(self.path / "stage.json", text, _pointer(record)):
+            return
+        if self.record_in_force() != record:  # else another run has finished the same
+            raise StoreError(f"{self.path}: another run has put other parameters in force meanwhile; look with status")
 
     def commits(self, record: Record) -> dict[str, Commit]:
         """Finished units of a record, by name."""
         folder = self._commit_folder(record)
-        if not folder.is_dir():
-            return {}
-        return {path.stem: _read_commit(path) for path in sorted(folder.glob("[!.]*.json"))}
+        return {
+            name.removesuffix(".json"): _commit(folder / name, text) for name, text in texts(folder, "*.json").items()
+        }
 
     def commit_of(self, record: Record, unit: str) -> Commit:
         """The commit of one unit. NotCommitted if it is not finished."""
         path = self._commit_folder(record) / f"{check_unit_name(unit)}.json"
         if not path.exists():
             raise NotCommitted(f"{self.path.name} has no finished output for {unit!r} in {self.path.parent}")
-        return _read_commit(path)
+        return _commit(path, read_text(path))
 
-    def attempt_path(self, commit: Commit) -> Path:
+    def attempt_path(self, commit: Commit) -> Place:
         """Folder of what the commit's attempt wrote."""
         return self.path / "data" / commit.unit / commit.attempt
 
@@ -136,52 +120,49 @@ class StageFolder:
         no commit. AlreadyCommitted if another writer was first. A full disk gives a StoreError; either way, and on any
         other exception, nothing of the attempt stays.
         """
-        name = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
+        name = attempt_name()
         folder = self.path / "data" / check_unit_name(unit) / name
-        marker = _marker(folder)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with open(marker, "w") as handle:  # its lock tells `clean` that the writer lives, so it is there first
-                _lock(handle)
-                folder.mkdir()
-                attempt = Attempt(folder)
+            with fresh_folder(folder) as filled:
+                attempt = Attempt(filled)
                 yield attempt
-                files = _seal(folder)
+                files = seal(filled, folder)
                 self._publish(record, Commit(unit, name, inputs, files, attempt.meta), replace)
         except BaseException as error:
             if not self._is_published(record, unit, name):  # an interrupt may come right after publishing
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
             if is_disk_full(error):
                 raise DiskFull(
                     f"the disk is full while writing {unit!r} of {self.path.name} below {self.path}; finished videos "
                     "are safe: free some space and run the same command again"
                 ) from None
             raise
-        finally:
-            marker.unlink(missing_ok=True)
 
     def faults(self, commit: Commit) -> list[str]:
         """Read every file of a commit: one plain line per file that is missing, or differs in size or checksum."""
-        found = []
+        folder, found = self.attempt_path(commit), []
+        there = sizes(folder)
         for name, (size, digest) in commit.files.items():
-            path = self.attempt_path(commit) / name
-            if not path.exists():
+            if name not in there:
                 found.append(f"{name} is missing")
-            elif path.stat().st_size != size:
-                found.append(f"{name} has {path.stat().st_size} bytes, {size} were committed")
-            elif file_digest(path) != digest:
+            elif there[name] != size:
+                found.append(f"{name} has {there[name]} bytes, {size} were committed")
+            elif file_digest(folder / name) != digest:
                 found.append(f"{name} does not match its checksum")
         return found
 
     def withdraw(self, record: Record, commit: Commit) -> None:
         """Take a commit back, so that the next run makes its unit again; `clean` then removes the attempt."""
-        with self._locked():
-            if self.commit_of(record, commit.unit).attempt == commit.attempt:
-                (self._commit_folder(record) / f"{commit.unit}.json").unlink()
+        path = self._commit_folder(record) / f"{commit.unit}.json"
+        text = read_text(path)
+        if _commit(path, text).attempt == commit.attempt:
+            remove_if(path, text)
 
     def link_latest(self, record: Record) -> None:
-        """Make `latest/UNIT` point at what the record's commits name."""
+        """Make `latest/UNIT` point at what the record's commits name; not in S3, which has no links."""
         folder = self.path / "latest"
+        if not isinstance(folder, Path):
+            return
         folder.mkdir(exist_ok=True)
         for unit, commit in self.commits(record).items():
             target = Path("..") / "data" / unit / commit.attempt
@@ -192,21 +173,42 @@ class StageFolder:
             temporary.symlink_to(target, target_is_directory=True)
             os.replace(temporary, link)
 
-    def clean(self) -> list[Path]:
+    def clean(self) -> list[Place]:
         """Remove attempts that no commit of any record names and no living writer holds; return what was removed."""
-        idle = [folder for folder in sorted(self.path.glob("data/*/*")) if folder.is_dir() and _abandoned(folder)]
+        attempts = sorted(self.path.glob("data/*/*"), key=str)
+        idle = [folder for folder in attempts if folder.is_dir() and abandoned(folder)]
         # read after looking at the locks: a writer that has let go meanwhile has published before
+        records = self.path / "records"
         kept = {
             (commit.unit, commit.attempt)
-            for record_path in (self.path / "records").glob("[!.]*.json")
-            for commit in self.commits(read_json(record_path)).values()
+            for name, text in texts(records, "*.json").items()
+            for commit in self.commits(parse_json(records / name, text)).values()
         }
         removed = [folder for folder in idle if (folder.parent.name, folder.name) not in kept]
         for folder in removed:
-            shutil.rmtree(folder)
+            remove_tree(folder)
         for folder in idle:
-            _marker(folder).unlink(missing_ok=True)
+            forget(folder)
         return removed
+
+    def _pointer_text(self) -> str | None:
+        try:
+            return read_text(self.path / "stage.json")
+        except FileNotFoundError:
+            return None
+
+    def _record_of(self, text: str) -> Record:
+        pointer = self.path / "stage.json"
+        value = parse_json(pointer, text)
+        try:
+            written, record = int(value["format"]), dict(value["record"])
+        except (KeyError, TypeError, ValueError):
+            raise CorruptData(f"{pointer} is not a stage record; delete it and run the stage again") from None
+        if written > FORMAT:
+            raise StoreError(
+                f"{self.path} has store format {written}; this program reads up to {FORMAT}: upgrade glpose"
+            )
+        return record
 
     def _is_published(self, record: Record, unit: str, attempt: str) -> bool:
         try:
@@ -224,28 +226,22 @@ class StageFolder:
             "files": {name: list(entry) for name, entry in commit.files.items()},
             "meta": commit.meta,
         }
+        text = json.dumps(value, indent=1) + "\n"
         if replace is None:
-            if not publish_if_absent(path, json.dumps(value, indent=1)):
+            if not publish_if_absent(path, text):
                 raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was finished by another run meanwhile")
             return
-        with self._locked():
-            if not path.exists() or _read_commit(path).attempt != replace.attempt:
-                raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was replaced by another run meanwhile")
-            write_json(path, value)
+        old = read_text(path) if path.exists() else ""
+        if not old or _commit(path, old).attempt != replace.attempt or not swap(path, old, text):
+            raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was replaced by another run meanwhile")
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self.path / ".lock", "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
-    def _commit_folder(self, record: Record) -> Path:
+    def _commit_folder(self, record: Record) -> Place:
         return self.path / "commit" / fingerprint(record)[:16]
 
 
 @dataclass
 class Attempt:
-    """A folder to fill, and facts about the unit that go into its commit (plain JSON data)."""
+    """A folder of this machine to fill, and facts about the unit that go into its commit (plain JSON data)."""
 
     path: Path
     meta: dict[str, Any] = field(default_factory=dict)
@@ -255,8 +251,8 @@ def _pointer(record: Record) -> str:
     return json.dumps({"format": FORMAT, "digest": fingerprint(record), "record": record}, indent=1) + "\n"
 
 
-def _read_commit(path: Path) -> Commit:
-    value = read_json(path)
+def _commit(path: Place, text: str) -> Commit:
+    value = parse_json(path, text)
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise StoreError(
             f"{path} has store format {value['format']}; this program reads up to {FORMAT}: upgrade glpose"
@@ -266,35 +262,3 @@ def _read_commit(path: Path) -> Commit:
         return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
-
-
-def _seal(folder: Path) -> dict[str, tuple[int, str]]:
-    """Sync everything below a folder; size and SHA-256 of every file."""
-    files = {}
-    for parent, _, names in os.walk(folder):
-        for name in sorted(names):
-            path = Path(parent) / name
-            sync_file(path)
-            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, file_digest(path))
-        sync_folder(Path(parent))
-    sync_folder(folder.parent)
-    return dict(sorted(files.items()))
-
-
-def _lock(handle: IO[str]) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _marker(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.writing")
-
-
-def _abandoned(folder: Path) -> bool:
-    try:
-        with open(_marker(folder)) as handle:
-            _lock(handle)
-    except FileNotFoundError:
-        return True
-    except BlockingIOError:
-        return False
-    return True

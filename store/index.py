@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from store.errors import CorruptData
+from store.places import Place
 
 FILE = "index.faiss"
 
@@ -49,9 +50,9 @@ def write_index(folder: Path, index: faiss.Index) -> None:
     (folder / FILE).write_bytes(faiss.serialize_index(index).tobytes())
 
 
-def read_index(folder: Path) -> faiss.Index:
+def read_index(folder: Place) -> faiss.Index:
     """Read `folder/index.faiss`. CorruptData where FAISS cannot."""
     try:
-        return faiss.read_index(str(folder / FILE))
-    except RuntimeError as error:
+        return faiss.deserialize_index(np.frombuffer((folder / FILE).read_bytes(), np.uint8))
+    except (OSError, RuntimeError) as error:
         raise CorruptData(f"{folder / FILE} cannot be read ({error}); run index again") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,24 @@ import pandas as pd
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
 from store.folder import Commit, StageFolder
+from store.places import Place, check_reachable, place
 from store.record import Record
 from store.tables import BOX, read_tables
 
 
-def open_store(root: str | Path) -> Store:
-    """Open a pipeline's folder, such as "work/demo". NotCommitted if nothing was extracted there yet."""
-    return Store(Path(root))
+def open_store(root: str | Place) -> Store:
+    """Open a pipeline's folder, "work/demo" or "s3://bucket/demo". NotCommitted if nothing was extracted there yet."""
+    return Store(place(root))
 
 
 @dataclass(frozen=True)
 class Store:
     """Features, proposals and neighbours of the videos that `extract` has finished below `root`."""
 
-    root: Path
+    root: Place
 
     def __post_init__(self) -> None:
+        check_reachable(self.root)
         if not self.root.is_dir():
             raise NotCommitted(f"there is no feature store at {self.root}: the folder does not exist")
         _ = self._commits  # opening a folder without features fails here, not at first use

@@ -6,7 +6,10 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 Record = dict[str, Any]
 
@@ -26,10 +29,13 @@ def number_or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | UPath) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while part := handle.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def make_record(stage: str, version: int, parameters: dict[str, Any], after: dict[str, Record]) -> Record:

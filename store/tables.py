@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.atomic import replacing
 from store.errors import CorruptData
 from store.folder import Commit, StageFolder
+from store.places import Place, open_binary, writing_file
 from store.record import fingerprint
 
 PROPOSALS = pa.schema(
@@ -57,17 +57,17 @@ def write_table(folder: Path, name: str, columns: Mapping[str, object] | pd.Data
     pq.write_table(table, folder / f"{name}.parquet", **WRITING)
 
 
-def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(folder: Place, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read `folder/name.parquet`, or some of its columns. CorruptData where the file cannot be read."""
     return _read(folder / f"{name}.parquet", columns).to_pandas()
 
 
-def merge_tables(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Path:
+def merge_tables(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Place:
     """Write one Parquet file of a table's rows over all committed videos; skipped if it is there already."""
     path = _merged_path(stage, commits, name)
     if path.exists():
         return path
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMAS[name], **WRITING) as writer:
+    with writing_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMAS[name], **WRITING) as writer:
         for video in sorted(commits):
             writer.write_table(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", None))
     for other in path.parent.glob(f"{name}-*.parquet"):
@@ -90,14 +90,15 @@ def read_tables(
     return pa.concat_tables(parts).to_pandas()
 
 
-def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Path:
+def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Place:
     # named after exactly what it merges, so that a stale one is never read
     contents = fingerprint(sorted((commit.unit, commit.attempt) for commit in commits.values()))
     return stage.path / "merged" / f"{name}-{contents[:16]}.parquet"
 
 
-def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
+def _read(path: Place, columns: Sequence[str] | None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
+        with open_binary(path) as handle:
+            return pq.read_table(handle, columns=list(columns) if columns else None, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise CorruptData(f"{path} cannot be read ({error}); run verify") from None

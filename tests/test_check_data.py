@@ -54,7 +54,7 @@ def pipeline(folder: Path, data: dict[str, Any] | None = None) -> Path:
 def run(what: Context, full: bool = False) -> tuple[str, str, list[dict[str, Any]]]:
     """What check-data prints, the message that it ends with ("" if none), and the faults in its file."""
     printed, ended = io.StringIO(), ""
-    path = what.config.work.parent / "faults.json"
+    path = Path(str(what.config.work)).parent / "faults.json"
     try:
         check_data(what, Console(file=printed), full=full, json_file=path)
     except DataError as error:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from store import atomic, folder
-from store.atomic import publish_if_absent, read_json, replacing, write_json
+from store import atomic, attempts, folder
+from store.atomic import replacing, write_json
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
 from store.folder import Commit, StageFolder, check_unit_name
+from store.places import Place, publish_if_absent, read_json
 from store.record import Record, canonical_json, difference, file_digest, fingerprint, make_record
 
 RECORD = make_record("extract", 1, {"k": 4}, {})
@@ -43,7 +44,8 @@ def content(stage: StageFolder, unit: str, record: Record = RECORD) -> str:
     return (stage.attempt_path(stage.commit_of(record, unit)) / "sub" / "a.txt").read_text()
 
 
-def files_below(path: Path) -> list[str]:
+def files_below(path: Place) -> list[str]:
+    assert isinstance(path, Path)
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
 
 
@@ -311,7 +313,7 @@ def test_clean_removes_orphans_only(stage: StageFolder) -> None:
 
 
 def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    abandoned = folder._abandoned
+    abandoned = attempts.abandoned
 
     def slowly(path: Path) -> bool:
         writer.close()  # the writer ends between two steps of clean
@@ -327,7 +329,7 @@ def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkey
 
     writer = attempt()
     next(writer)
-    monkeypatch.setattr(folder, "_abandoned", slowly)
+    monkeypatch.setattr(folder, "abandoned", slowly)
     assert stage.clean() == []
     assert (stage.attempt_path(stage.commit_of(RECORD, "a")) / "a.txt").read_text() == "x"
 
@@ -398,7 +400,7 @@ def test_full_disk_found_while_syncing(stage: StageFolder, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "sync_file", full)
+        patch.setattr(attempts, "sync_file", full)
         with pytest.raises(DiskFull):
             write(stage, "a", "x")
     assert stage.commits(RECORD) == {}

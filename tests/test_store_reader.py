@@ -18,6 +18,7 @@ from store.errors import CorruptData, DiskFull, NotCommitted, StoreError
 from store.features import FeatureWriter
 from store.folder import Commit, StageFolder
 from store.index import build_index, read_index, search_outside, write_index
+from store.places import Place
 from store.record import make_record
 from store.schema import FeatureSchema
 from store.tables import SCHEMAS, merge_tables, read_table, read_tables, write_table
@@ -52,7 +53,7 @@ def write_video(root: Path, video: str, count: int, replace: Commit | None = Non
         attempt.meta = {"proposals": count}
 
 
-def merge(root: Path) -> Path:
+def merge(root: Path) -> Place:
     stage = StageFolder(root / "extract")
     return merge_tables(stage, stage.commits(RECORD), "proposals")
 
@@ -248,7 +249,7 @@ def test_flipped_bits_in_a_merged_table_are_found(root: Path) -> None:
     for position in np.random.default_rng(0).choice(len(sound), 60, replace=False):
         damaged = bytearray(sound)
         damaged[position] ^= 4
-        path.write_bytes(damaged)
+        path.write_bytes(bytes(damaged))
         try:
             got = store.open(root).table(keypoints=True)
         except CorruptData:
