@@ -16,6 +16,7 @@ from store.places import Place, sizes
 from store.quantise import dequantise, quantise
 from store.record import file_digest
 from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
+from store.shards import ShardReader
 
 GROUP = "features.zarr"  # inside an attempt's folder
 
@@ -92,6 +93,7 @@ class VideoFeatures:
     def __init__(self, folder: Place, video: str, files: Mapping[str, tuple[int, str]]) -> None:
         self.video = video
         self.path = folder / GROUP
+        self._folder, self._files = folder, files
         self._check_files(folder, files)
         try:
             self.group = _open_group(self.path)
@@ -119,8 +121,12 @@ class VideoFeatures:
         """(P, V, C) float32: the mean of each key map over its grid."""
         return self.read("embedding")
 
+    def reader(self, name: str) -> ShardReader:
+        """A reader of `key` or `local` into buffers of one's own, for training."""
+        return ShardReader(self._folder, f"{GROUP}/{name}", self.video, self._files)
+
     def key(self, rows: Any = slice(None)) -> np.ndarray:
-        """Key maps of some proposals, (n, V, C, H, W) float32. rows: anything that selects along a Zarr axis."""
+        """Key maps of some proposals, (n, V, C, H, W) float32. rows: anything that selects along a numpy axis."""
         return self._maps("key", rows)
 
     def local(self, rows: Any = slice(None)) -> np.ndarray:
@@ -156,7 +162,11 @@ class VideoFeatures:
             raise CorruptData(f"features of {self.video!r} are damaged: {name} {fault}; run verify")
 
     def _maps(self, name: str, rows: Any) -> np.ndarray:
-        values = self.read(name, rows)
+        chosen = np.arange(len(self))[rows]
+        reader = self.reader(name)
+        values = np.empty((chosen.size, *reader.layout.shape[1:]), reader.layout.dtype)
+        reader.read_into(values, chosen.ravel(), range(self.schema.views))
+        values = values.reshape(*chosen.shape, *values.shape[1:])
         if self.schema.dtype == "float16":
             return values.astype(np.float32)
         return dequantise(values, self.read(f"{name}_scale", rows))

@@ -1,13 +1,11 @@
-"""Stored maps for training: from local shard files straight into the caller's reused buffers, each one verified."""
+"""Stored maps for training: from shard files straight into the caller's reused buffers, each one verified."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,29 +13,32 @@ from crc32c import crc32c
 from numcodecs.zstd import Zstd
 
 from store.errors import CorruptData, StoreError
+from store.places import Place
+from store.ranges import Ranges, open_ranges
 from store.shard_layout import ShardLayout, parse_layout
 
 NOT_STORED = 2**64 - 1  # both numbers of an index entry: Zarr stores no map that is all zero
 CHECKSUM_BYTES = 4
 MAPS_PER_READ = 512  # a map and its checksum are two buffers; Linux and macOS take 1,024 in one preadv
 BYTES_PER_READ = 8 << 20  # bounds the scratch memory that compressed maps are read into
+READS_AHEAD = 8  # announced together: requests to S3 that are under way at once
 
 Targets = dict[int, memoryview]  # where maps go, by their numbers
 Piece = tuple[int, int, int]  # begin and length in the file, and number of a map
 
 
 class ShardReader:
-    """Reads one array, `key` or `local`, of one video in a local folder; `read_into` says how.
+    """Reads one array, `key` or `local`, of one video; `read_into` says how.
 
-    folder: the attempt's. array: the array's path inside it, such as "features.zarr/key". files: what the video's
-    commit lists. Keeps the shard indices it has read, and no open file: threads may share a reader, and processes,
-    forked or spawned, may be handed one.
+    folder: the attempt's, here or in S3. array: the array's path inside it, such as "features.zarr/key". files: what
+    the video's commit lists. Keeps the shard indices it has read, and no open file: threads may share a reader, and
+    processes, forked or spawned, may be handed one (of S3 only spawned ones: its connections do not survive a fork).
 
     CorruptData where zarr.json is missing or not what was committed; StoreError where it describes something other
     than `store.schema` writes.
     """
 
-    def __init__(self, folder: Path, array: str, video: str, files: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, folder: Place, array: str, video: str, files: Mapping[str, tuple[int, str]]) -> None:
         self.video, self.name = video, array.rsplit("/", 1)[-1]
         self._path = folder / array
         self.layout = self._read_layout(files.get(f"{array}/zarr.json"))
@@ -103,23 +104,20 @@ class ShardReader:
                 target[:] = bytes(len(target))
             return 0
         try:
-            file = os.open(os.path.join(self._path, name), os.O_RDONLY)
-            try:
+            with open_ranges(self._path / name, self._sizes[name]) as file:
                 return self._read_file(file, shard, targets)
-            finally:
-                os.close(file)
         except FileNotFoundError:
             raise self._corrupt(next(iter(targets)), f"{name} is missing") from None
         except OSError as error:
             raise StoreError(f"features of {self.video!r}: {self.name}/{name} cannot be read ({error})") from None
 
-    def _read_file(self, file: int, shard: int, targets: Targets) -> int:
+    def _read_file(self, file: Ranges, shard: int, targets: Targets) -> int:
         name, numbers = self.layout.shard_file(shard), list(targets)
-        if (size := os.fstat(file).st_size) != self._sizes[name]:
-            raise self._corrupt(numbers[0], f"{name} has {size} bytes, {self._sizes[name]} were committed")
+        if file.size != self._sizes[name]:
+            raise self._corrupt(numbers[0], f"{name} has {file.size} bytes, {self._sizes[name]} were committed")
         read = 0
         if shard not in self._indices:
-            self._indices[shard], read = self._read_index(file, shard, size)
+            self._indices[shard], read = self._read_index(file, shard)
         start = shard * self.layout.shard_maps
         within = [number - start for number in numbers]
         pieces: list[Piece] = []
@@ -129,10 +127,12 @@ class ShardReader:
             else:
                 pieces.append((begin, length, number))
         pieces.sort()
-        _announce(file, pieces)
         scratch = memoryview(b"")
-        for run in _runs(pieces):
-            begin, length = run[0][0], sum(length for _, length, _ in run)
+        runs = list(_runs(pieces))
+        for place, run in enumerate(runs):
+            if place % READS_AHEAD == 0:
+                file.announce([_span(ahead) for ahead in runs[place : place + READS_AHEAD]])
+            begin, length = _span(run)
             into = [targets[number] for _, _, number in run]
             if self.layout.codec == "crc32c":
                 sound = _read_checksummed(file, begin, into)
@@ -145,13 +145,13 @@ class ShardReader:
             read += length
         return read
 
-    def _read_index(self, file: int, shard: int, size: int) -> tuple[np.ndarray, int]:
+    def _read_index(self, file: Ranges, shard: int) -> tuple[np.ndarray, int]:
         """(maps, 2) int64 begin and length of every map of a shard, -1 where none is stored; also the bytes read."""
         count, total = self.layout.shard_maps, math.prod(self.layout.shape[:-3])
         first = shard * count
         raw = memoryview(bytearray(16 * count + CHECKSUM_BYTES))
-        end = size - len(raw)  # of the maps
-        if end < 0 or not _read_fully(file, [raw], end):
+        end = file.size - len(raw)  # of the maps
+        if end < 0 or not file.read([raw], end):
             raise self._corrupt(first, "the shard's file ends too early")
         if crc32c(raw[:-CHECKSUM_BYTES]) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
             raise self._corrupt(first, "the shard's index does not match its checksum")
@@ -206,15 +206,6 @@ def _check_buffer(out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> N
         raise ValueError("the buffer must be C-contiguous and writeable")
 
 
-def _announce(file: int, pieces: list[Piece]) -> None:
-    """Have the kernel fetch these pieces at once and no more; else it reads on after each, up to a third too much."""
-    if not hasattr(os, "posix_fadvise"):
-        return  # macOS
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-    for begin, length, _ in pieces:
-        os.posix_fadvise(file, begin, length, os.POSIX_FADV_WILLNEED)
-
-
 def _runs(pieces: list[Piece]) -> Iterator[list[Piece]]:
     """Pieces in file order, together where one's bytes follow another's; of bounded size."""
     run: list[Piece] = []
@@ -230,18 +221,25 @@ def _runs(pieces: list[Piece]) -> Iterator[list[Piece]]:
         yield run
 
 
-def _read_checksummed(file: int, begin: int, targets: list[memoryview]) -> list[bool]:
+def _span(run: list[Piece]) -> tuple[int, int]:
+    """Begin and length of neighbouring pieces."""
+    return run[0][0], sum(length for _, length, _ in run)
+
+
+def _read_checksummed(file: Ranges, begin: int, targets: list[memoryview]) -> list[bool]:
     """Read neighbouring maps, each followed by its CRC-32C; whether each is sound."""
     checksums = [bytearray(CHECKSUM_BYTES) for _ in targets]
     buffers = [memoryview(part) for pair in zip(targets, checksums, strict=True) for part in pair]
-    if not _read_fully(file, buffers, begin):
+    if not file.read(buffers, begin):
         return [False] * len(targets)
     return [crc32c(t) == int.from_bytes(checksum, "little") for t, checksum in zip(targets, checksums, strict=True)]
 
 
-def _read_zstd(file: int, begin: int, lengths: list[int], scratch: memoryview, targets: list[memoryview]) -> list[bool]:
+def _read_zstd(
+    file: Ranges, begin: int, lengths: list[int], scratch: memoryview, targets: list[memoryview]
+) -> list[bool]:
     """Read neighbouring zstd frames by way of `scratch` and unpack each; whether each is sound."""
-    if not _read_fully(file, [scratch], begin):
+    if not file.read([scratch], begin):
         return [False] * len(targets)
     sound, start = [], 0
     for length, target in zip(lengths, targets, strict=True):
@@ -274,18 +272,3 @@ def _frame_content(frame: memoryview) -> int | None:
     if not width:
         return None
     return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
-
-
-def _read_fully(file: int, buffers: Sequence[memoryview], begin: int) -> bool:
-    """Fill the buffers with a file's bytes from `begin` on; False where the file ends before."""
-    left = list(buffers)
-    while left:
-        got = os.preadv(file, left, begin)
-        if got == 0:
-            return False
-        begin += got
-        while left and got >= len(left[0]):
-            got -= len(left.pop(0))
-        if got:
-            left[0] = left[0][got:]
-    return True

@@ -79,6 +79,9 @@ class ResidentFeatures:
         return key, local, found * (references >= 0)[..., None, None, None], similarity
 
 
+BLOCK = 32  # proposals that are read at once where the device has memory of its own
+
+
 def load_resident(
     store: Store,
     split: str,
@@ -113,11 +116,7 @@ def load_resident(
             features = store.features(video)
             if features.schema.space != schema.space:
                 raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
-            for name, array in _arrays(features, rows, chosen).items():
-                if name not in held:
-                    like = torch.from_numpy(array[:0])
-                    held[name] = torch.empty((len(table), *array.shape[1:]), dtype=like.dtype, device=device)
-                held[name][start : start + len(rows)] = torch.from_numpy(array)
+            _load_video(held, start, len(table), features, rows, chosen, device)
             start += len(rows)
     except torch.OutOfMemoryError:
         raise _too_large(schema, len(table), len(offsets), device) from None
@@ -139,14 +138,51 @@ def resident_bytes(schema: FeatureSchema, proposals: int, local: int) -> int:
     return proposals * (1 + local) * per_map
 
 
-def _arrays(features: VideoFeatures, rows: np.ndarray, offsets: Sequence[int]) -> dict[str, np.ndarray]:
-    """View 0 of these proposals' arrays, as stored; offsets: positions along the local maps' axis."""
-    names = ["key", "embedding", *(["key_scale"] if features.schema.dtype == "uint8" else [])]
-    arrays = {name: features.read(name, rows)[:, 0] for name in names}
-    if offsets:
-        local = ["local", *(["local_scale"] if features.schema.dtype == "uint8" else [])]
-        arrays |= {name: features.read(name, rows)[:, 0, list(offsets)] for name in local}
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+def _load_video(
+    held: dict[str, Tensor],
+    start: int,
+    total: int,
+    features: VideoFeatures,
+    rows: np.ndarray,
+    offsets: Sequence[int],
+    device: torch.device,
+) -> None:
+    """Fill the rows from `start` on with view 0 of these proposals, as stored. held: made whole by the first video.
+
+    rows: (n,) of the video. offsets: positions along the local maps' axis. total: rows of all videos.
+    """
+
+    def place(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if name not in held:
+            held[name] = torch.empty((total, *shape), dtype=dtype, device=device)
+        return held[name][start : start + len(rows)]
+
+    stored = torch.uint8 if features.schema.dtype == "uint8" else torch.float16
+    names: dict[str, tuple[int, ...]] = {"key": (), **({"local": (len(offsets),)} if offsets else {})}
+    for name, lead in names.items():
+        target = place(name, (*lead, *features.schema.map_shape), stored)
+        _read_maps(target, features, name, rows, offsets if lead else None)
+        if stored == torch.uint8:
+            scale = features.read(f"{name}_scale", rows)[:, 0]
+            scale = scale[:, list(offsets)] if lead else scale
+            place(f"{name}_scale", scale.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(scale)))
+    embedding = features.read("embedding", rows)[:, 0]
+    place("embedding", embedding.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(embedding)))
+
+
+def _read_maps(
+    target: Tensor, features: VideoFeatures, name: str, rows: np.ndarray, offsets: Sequence[int] | None
+) -> None:
+    """Read maps straight into memory of this machine; for another device by way of one reused, pinned buffer."""
+    reader = features.reader(name)
+    if target.device.type == "cpu":
+        reader.read_into(target.numpy(), rows, 0, offsets)
+        return
+    buffer = torch.empty((BLOCK, *target.shape[1:]), dtype=target.dtype, pin_memory=target.device.type == "cuda")
+    for first in range(0, len(rows), BLOCK):
+        part = rows[first : first + BLOCK]
+        reader.read_into(buffer[: len(part)].numpy(), part, 0, offsets)
+        target[first : first + len(part)].copy_(buffer[: len(part)])  # waits: the buffer is filled again next
 
 
 def _check_memory(schema: FeatureSchema, proposals: int, local: int, device: torch.device) -> None:
