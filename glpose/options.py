@@ -256,12 +256,15 @@ class TrainOptions(Options):
     seed: int = Field(default=0, ge=0)
 
 
-class PCKOptions(Options):
-    """PCK, the metric of Sub-JHMDB."""
+PCK_ALPHA = 0.2  # Sub-JHMDB's
 
-    alpha: float = Field(default=0.2, gt=0, description="a joint within alpha x the person's size is right")
+
+class PCKOptions(Options):
+    """PCK, the metric of Sub-JHMDB, and beside OKS of data of one's own."""
+
+    alpha: float = Field(default=PCK_ALPHA, gt=0, description="a joint within alpha x the person's size is right")
     size: Literal["box", "torso"] = Field(
-        default="box", description="max(w, h) of the annotated box, or left shoulder to right hip"
+        default="box", description="max(w, h) of the annotated box, or left shoulder to right hip (jhmdb)"
     )
 
 
@@ -274,7 +277,7 @@ class EvalOptions(Options):
     joints: Literal["annotated", "visible"] = Field(
         default="annotated", description="joints that count; poseval: annotated"
     )
-    pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb)")
+    pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
     submission: bool = Field(
         default=False, description="also zip the predictions as the PoseTrack test server takes them"
     )

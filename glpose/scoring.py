@@ -125,7 +125,9 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         metric=f"PCK@{how.alpha:g} of {size} ({', '.join(sources)})",
         results={variant: result.as_json() for variant, result in results.items()},
         mean={variant: result.mean for variant, result in results.items()},
-        table=lambda labels: pck.format_table({labels[v]: results[v] for v in labels}, details=True),
+        table=lambda labels: "\n".join(
+            [pck.format_table({labels[v]: results[v] for v in labels}, details=True), *pck.conventions(joints)]
+        ),
         problems=[],
     )
 
@@ -139,7 +141,8 @@ def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         content = ground_truth(video.ref, video.start, video.stop)
         category, _ = choose_category(content["categories"], joints, str(source))
         ids = [image["id"] for image in content["images"]]
-        truth = {**content, **{key: truth.get(key, []) + content[key] for key in ("images", "annotations")}}
+        lists = [key for key in ("images", "annotations", "videos") if key in content]
+        truth = {**content, **{key: truth.get(key, []) + content[key] for key in lists}}
         frame, columns = video.table["frame"].to_numpy() - video.start, joints.indices_of(category["keypoints"])
         for variant, poses in video.poses.items():
             ranks = predictions.coco_scores(poses[..., 2], video.table["score"].to_numpy(), options.score)

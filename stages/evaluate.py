@@ -94,6 +94,8 @@ def _scorer(config: PipelineConfig) -> Scorer:
         raise ConfigError(f"eval.submission is for the PoseTrack server, not for data of kind {config.data.kind!r}")
     if scorer is score_oks and config.eval.joints == "visible":
         raise ConfigError("OKS counts every annotated joint: eval.joints visible is not for data of kind 'coco'")
+    if scorer is score_oks and config.eval.pck.size != "box":
+        raise ConfigError("data of kind 'coco' has no torso that all joint sets share: leave eval.pck.size at box")
     return scorer
 
 

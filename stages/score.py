@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from glpose.data.joint_sets import read_joint_set
-from glpose.metrics import oks, pck, pckh, posetrack
-from glpose.metrics.pckh import PCKhResult
-from glpose.metrics.posetrack import Joints, PoseTrackResult
+from glpose.options import PCK_ALPHA
 from store.atomic import write_json
-from store.errors import ConfigError
+from store.errors import ConfigError, DataError
 
-METRICS = ("ap", "pckh", "pck", "oks")
+if TYPE_CHECKING:
+    from glpose.metrics.pck import PCKMean, PCKResult
+    from glpose.metrics.pckh import PCKhResult
+    from glpose.metrics.posetrack import PoseTrackResult
+
 MEAN = "mean"  # the row below those of several splits
-DEFAULT_ALPHA, DEFAULT_SIZE = 0.2, "box"
+NOTES_SHOWN = 20
+SIZES = ("box", "torso")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,19 @@ class Report:
 
     lines: list[str]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, as `score` describes it, checked."""
+
+    gt: Sequence[Path]
+    pred: Sequence[Path]
+    joints: Literal["annotated", "visible"]
+    strict_poseval: bool
+    alpha: float
+    size: Literal["box", "torso"]
+    joint_set: Path | None
 
 
 def score(
@@ -48,34 +63,94 @@ def score(
     pair or several, which are splits, averaged; "oks", of a COCO-style annotation file and a COCO result file. joints:
     "annotated" or "visible", those that count. strict_poseval belongs to pckh; alpha (0.2) to pck and oks; size ("box"
     or "torso") to pck; joint_set, a YAML, to oks, and to pck where the joints are no known set's. json_file: where to
-    write the numbers too, that is `as_json` of the result or, of several splits, {"splits": {name: ...},
-    "mean_over_splits": ...}.
+    write the numbers too: metric, counted (joints) and `as_json` of the result or, of several splits, {"splits":
+    {name: ...}, "mean_over_splits": ...}.
 
     ConfigError for options that are wrong or do not go together, DataError for files that cannot be scored.
     """
     _check(gt, pred, metric, joints, strict_poseval, alpha, size, joint_set)
-    counted = cast(Joints, joints)
-    if metric == "ap":
-        ap = posetrack.evaluate(gt[0], pred[0], joints=counted)
-        table = posetrack.format_table({_names(pred)[0]: ap}, details=True)
-        report, content = _posetrack_report("AP", ap, table, joints), ap.as_json()
-    elif metric == "pckh":
-        shares = pckh.evaluate(gt[0], pred[0], joints=counted, strict_poseval=strict_poseval)
-        table = pckh.format_table({_names(pred)[0]: shares}, details=True)
-        report, content = _posetrack_report("PCKh@0.5", shares, table, joints), shares.as_json()
-        how = "poseval's own number" if strict_poseval else "a frame's k-th prediction against its k-th person"
-        report.lines.append(f"{how}; Total: pooled hits, all right joints over all annotated ones")
-    elif metric == "oks" and joint_set is not None:
-        found = oks.evaluate(gt[0], pred[0], read_joint_set(joint_set), alpha=alpha or DEFAULT_ALPHA)
-        report = Report(oks.format_table({pred[0].name: found}).splitlines(), [f"note: {p}" for p in found.problems])
-        content = found.as_json()
-    else:
-        share = DEFAULT_ALPHA if alpha is None else alpha
-        by = cast(Literal["box", "torso"], size or DEFAULT_SIZE)
-        report, content = _score_pck(gt, pred, counted, share, by, joint_set)
+    if json_file is not None and json_file.is_dir():
+        raise DataError(f"--json {json_file}: Is a directory")
+    counted, by = cast(Literal["annotated", "visible"], joints), cast(Literal["box", "torso"], size or SIZES[0])
+    share = PCK_ALPHA if alpha is None else alpha
+    report, content = METRICS[metric](Request(gt, pred, counted, strict_poseval, share, by, joint_set))
     if json_file is not None:
-        write_json(json_file, content)
+        write_json(json_file, {"metric": metric, "counted": joints, **content})
     return report
+
+
+def _ap(request: Request) -> tuple[Report, dict[str, Any]]:
+    from glpose.metrics import posetrack
+
+    result = posetrack.evaluate(request.gt[0], request.pred[0], joints=request.joints)
+    table = posetrack.format_table({_names(request.pred)[0]: result}, details=True)
+    return _posetrack_report("AP", result, table, request), result.as_json()
+
+
+def _pckh(request: Request) -> tuple[Report, dict[str, Any]]:
+    from glpose.metrics import pckh
+
+    result = pckh.evaluate(request.gt[0], request.pred[0], joints=request.joints, strict_poseval=request.strict_poseval)
+    table = pckh.format_table({_names(request.pred)[0]: result}, details=True)
+    report = _posetrack_report("PCKh@0.5", result, table, request)
+    how = "poseval's own number" if request.strict_poseval else "a frame's k-th prediction against its k-th person"
+    report.lines.append(f"{how}; Total: pooled hits, all right joints over all annotated ones")
+    return report, result.as_json()
+
+
+def _posetrack_report(metric: str, result: PoseTrackResult | PCKhResult, table: str, request: Request) -> Report:
+    about = f"{result.videos} videos, {result.frames} frames with people; joints: {request.joints}"
+    notes = [f"note: {problem}" for problem in result.problems]
+    notes += [f"poseval stops: {finding}" for finding in result.poseval_stops]
+    if len(notes) > NOTES_SHOWN:
+        notes = [*notes[:NOTES_SHOWN], f"note: {len(notes) - NOTES_SHOWN} more; --json FILE lists them all"]
+    return Report([f"{metric}, percent; {about}", *table.splitlines()], notes)
+
+
+def _pck(request: Request) -> tuple[Report, dict[str, Any]]:
+    from glpose.data.joint_sets import read_joint_set
+    from glpose.metrics import pck
+
+    names, alpha, size = _names(request.pred), request.alpha, request.size
+    known = pck.joint_set_of(request.gt[0]) if request.joint_set is None else read_joint_set(request.joint_set)
+    pairs = zip(names, request.gt, request.pred, strict=True)
+    results = {name: pck.evaluate(one, other, known, alpha, size, request.joints) for name, one, other in pairs}
+    people = sum(result.people for result in results.values())
+    heading = f"PCK@{alpha:g} of {pck.SIZES[size]}, percent; {people} people; joints: {request.joints} ({known.name})"
+    rows: dict[str, PCKResult | PCKMean] = dict(results)
+    content, means = results[names[0]].as_json(), []
+    if len(names) > 1:
+        rows[MEAN] = mean = pck.mean_over_splits(list(results.values()))
+        splits = {name: result.as_json() for name, result in results.items()}
+        content = {"splits": splits, "mean_over_splits": mean.as_json()}
+        means = [f"{MEAN}: mean over the {len(names)} splits, in every column"]
+    notes = [
+        f"note: {name}: {result.left_out} people whose {size} has no size are left out"
+        for name, result in results.items()
+        if result.left_out
+    ]
+    table = pck.format_table(rows, details=True).splitlines()
+    return Report([heading, *table, *pck.conventions(known), *means], notes), content
+
+
+def _oks(request: Request) -> tuple[Report, dict[str, Any]]:
+    from glpose.data.joint_sets import read_joint_set
+    from glpose.metrics import oks
+
+    if request.joint_set is None:
+        raise ConfigError("--metric oks needs --joint-set FILE, the YAML with the joints and their sigmas")
+    joints = read_joint_set(request.joint_set)
+    result = oks.evaluate(request.gt[0], request.pred[0], joints, alpha=request.alpha)
+    table = oks.format_table({_names(request.pred)[0]: result}).splitlines()
+    return Report(table, [f"note: {problem}" for problem in result.problems]), result.as_json()
+
+
+METRICS: dict[str, Callable[[Request], tuple[Report, dict[str, Any]]]] = {
+    "ap": _ap,
+    "pckh": _pckh,
+    "pck": _pck,
+    "oks": _oks,
+}
 
 
 def _check(
@@ -101,8 +176,6 @@ def _check(
         raise ConfigError(f"--strict-poseval belongs to --metric pckh, not to {metric}")
     if strict_poseval and joints == "visible":
         raise ConfigError("poseval counts hidden joints too: --strict-poseval does not go with --joints visible")
-    if metric == "oks" and joint_set is None:
-        raise ConfigError("--metric oks needs --joint-set FILE, the YAML with the joints and their sigmas")
     if metric == "oks" and joints == "visible":
         raise ConfigError("OKS counts every annotated joint: --joints visible does not go with --metric oks")
     theirs = {"--alpha": ("pck", "oks"), "--size": ("pck",), "--joint-set": ("pck", "oks")}
@@ -111,46 +184,8 @@ def _check(
             raise ConfigError(f"{name} belongs to --metric {' or '.join(theirs[name])}, not to {metric}")
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise ConfigError(f"--alpha is a share of the person's size above 0, such as 0.2, not {alpha}")
-    if size not in (None, *pck.SIZES):
+    if size not in (None, *SIZES):
         raise ConfigError(f"--size is box or torso, not {size!r}")
-
-
-def _posetrack_report(metric: str, result: PoseTrackResult | PCKhResult, table: str, joints: str) -> Report:
-    heading = f"{metric}, percent; {result.videos} videos, {result.frames} frames with people; joints: {joints}"
-    notes = [f"note: {problem}" for problem in result.problems]
-    notes += [f"poseval stops: {finding}" for finding in result.poseval_stops]
-    return Report([heading, *table.splitlines()], notes)
-
-
-def _score_pck(
-    gt: Sequence[Path],
-    pred: Sequence[Path],
-    joints: Joints,
-    alpha: float,
-    size: Literal["box", "torso"],
-    joint_set: Path | None,
-) -> tuple[Report, dict[str, object]]:
-    names = _names(pred)
-    known = pck.joint_set_of(gt[0]) if joint_set is None else read_joint_set(joint_set)
-    pairs = zip(names, gt, pred, strict=True)
-    results = {name: pck.evaluate(one, other, known, alpha, size, joints) for name, one, other in pairs}
-    people = sum(result.people for result in results.values())
-    heading = f"PCK@{alpha:g} of {pck.SIZES[size]}, percent; {people} people; joints: {joints} ({known.name})"
-    rows: dict[str, pck.PCKResult | pck.PCKMean] = dict(results)
-    content, means = results[names[0]].as_json(), []
-    if len(names) > 1:
-        rows[MEAN] = mean = pck.mean_over_splits(list(results.values()))
-        splits = {name: result.as_json() for name, result in results.items()}
-        content = {"splits": splits, "mean_over_splits": mean.as_json()}
-        means = [f"{MEAN}: mean over the {len(names)} splits, in every column"]
-    what = "box" if size == "box" else "torso"
-    notes = [
-        f"note: {name}: {result.left_out} people whose {what} has no size are left out"
-        for name, result in results.items()
-        if result.left_out
-    ]
-    table = pck.format_table(rows, details=True).splitlines()
-    return Report([heading, *table, *pck.conventions(known), *means], notes), content
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -141,7 +141,7 @@ def test_files_that_are_no_box_files(tmp_path: Path, text: str, words: str) -> N
 
 
 def test_a_missing_box_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"box file .*gone\.json does not exist \(detect\.train\.file"):
+    with pytest.raises(DataError, match=r"box file .*gone\.json does not exist"):
         read_box_file(tmp_path / "gone.json")
 
 

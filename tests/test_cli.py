@@ -189,7 +189,7 @@ def test_score_says_what_is_wrong_with_the_files(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [("gt", "gone"), ("pred", "gone"), ("json", "Is a directory"), ("file", "is not valid JSON")],
+    [("gt", "gone"), ("pred", "gone"), ("json", "Is a directory"), ("file", "is not readable JSON")],
 )
 def test_score_fails_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str, words: str) -> None:
     gt, pred = score_files(tmp_path)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from posetrack_builders import POSE, as_2018, elsewhere, largest_difference, person, random_video, scored, video17
 
+from glpose.data import posetrack17
 from glpose.keypoints import POSETRACK
 from glpose.metrics import posetrack
 from glpose.metrics.posetrack import PoseTrackResult, evaluate
@@ -179,6 +180,21 @@ def test_only_the_first_video_of_a_file_is_read(tmp_path: Path) -> None:
     assert result.mean == 100 and "no image" in result.problems[0] and "file_name" in result.poseval_stops[0]
 
 
+def test_both_readers_of_posetrack17_agree_on_odd_points() -> None:
+    odd = [
+        {"id": ["3"], "x": [1], "y": [2], "is_visible": ["0"]},
+        {"id": [2.0], "x": [3], "y": [4], "is_visible": ["1"]},
+        {"id": [], "x": [5], "y": [6]},
+        {"id": [99], "x": [5], "y": [6]},
+        {"id": [0], "x": [7], "y": [8], "is_visible": [0]},
+    ]
+    data = video17([{"track_id": [0], "annopoints": [{"point": odd}]}])
+    notes = posetrack17.parse(Path("v.json"), data).keypoints[0]
+    poses = posetrack_files.parse_video(Path("v.json"), data)
+    assert {j: notes[j].tolist() for j in np.flatnonzero(notes[:, 2])} == {0: [7, 8, 1], 2: [3, 4, 2], 3: [1, 2, 1]}
+    assert poses.joint.tolist() == [3, 2, -1, -1, 0] and poses.flag.tolist() == [1, 2, 2, 2, 1]
+
+
 def test_visible_joints_only(tmp_path: Path) -> None:
     # Knee hidden and predicted wrong, ankle hidden and predicted right: neither counts, nor is the knee a mistake.
     gt = video17([person(POSE, hidden=(0, 1))])
@@ -222,7 +238,7 @@ def test_damaged_gzip_and_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         evaluate(tmp_path / "nowhere", tmp_path)
     (tmp_path / (NAME + ".gz")).write_bytes(gzip.compress(b"{}")[:-6])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not readable JSON"):
         evaluate(tmp_path, tmp_path)
     (tmp_path / NAME).write_text("{}")
     with pytest.raises(DataError, match="holds both"):

@@ -111,8 +111,16 @@ def test_the_same_files_score_the_same_again(done: Path, capsys: pytest.CaptureF
     files = [done / "data" / "val.json"], [results(done) / "predictions" / "glpose" / "keypoints.json"]
     report = score(*files, metric="oks", joint_set=done / "nine.yaml", json_file=done / "again.json")
     again = json.loads((done / "again.json").read_text())
+    assert again.pop("counted") == "annotated"
     assert again == json.loads((results(done) / "scores.json").read_text())["glpose"]
     assert report.notes == [] and "AP50" in report.lines[1]
+
+
+def test_the_ground_truth_that_eval_writes_can_be_read_again(done: Path) -> None:
+    from glpose.data import coco
+
+    written = coco.open_file(results(done) / "ground_truth" / "keypoints.json")
+    assert coco.video_names(written) == ["images_val_c"]
 
 
 def test_perfect_poses_give_100(done: Path, tmp_path: Path) -> None:

@@ -288,16 +288,26 @@ def test_unusable_pose_files_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="holds no pose files"):
         evaluate(tmp_path, tmp_path, JHMDB)
     write_poses(tmp_path / "gt" / "clip.json", truth)
+    (tmp_path / "pred").mkdir()
     with pytest.raises(DataError, match=r"pred.clip\.json does not exist"):
         evaluate(tmp_path / "gt", tmp_path / "pred", JHMDB)
     with pytest.raises(DataError, match="several people"):
         score_files(tmp_path, pose_file(keypoints, boxes, [1, 1]), truth)
     with pytest.raises(DataError, match="not in 'frames'"):
         score_files(tmp_path, truth, pose_file(keypoints, boxes, [0, 9]))
+    late = dataclasses.replace(truth, frame_names=(*truth.frame_names[1:], "one more"))
+    with pytest.raises(DataError, match=r"has other frames than .*: frame 0 is "):
+        score_files(tmp_path, truth, late)
     other = dataclasses.replace(truth, joints=("nose", *JHMDB.joints[1:]))
     with pytest.raises(DataError, match="other joints than jhmdb data: nose"):
         score_files(tmp_path, truth, other)
-    for content in ("[]", "{", '{"video": "clip", "joints": [], "frames": [], "poses": [{}]}'):
+    pose = '{"frame": %s, "box": [0, 0, 1, 1], "score": 1, "keypoints": []}'
+    lists = '{"video": "clip", "joints": [], "frames": ["1", "2"], "poses": [%s]}'
+    for content in ("[]", lists % "{}", *(lists % (pose % frame) for frame in ("0.5", "1e400", "9" * 30))):
         (tmp_path / "gt" / "clip.json").write_text(content)
         with pytest.raises(DataError, match=r"clip\.json is malformed"):
+            evaluate(tmp_path / "gt", tmp_path / "pred", JHMDB)
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "gt" / "clip.json").write_text(content)
+        with pytest.raises(DataError, match=r"clip\.json is not readable JSON"):
             evaluate(tmp_path / "gt", tmp_path / "pred", JHMDB)

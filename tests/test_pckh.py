@@ -252,7 +252,7 @@ def test_folders_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos"):
         evaluate_videos([])
     (tmp_path / NAME).write_text("{")
-    with pytest.raises(DataError, match=f"{NAME}: is not valid JSON"):
+    with pytest.raises(DataError, match=f"{NAME} is not readable JSON"):
         evaluate(tmp_path, tmp_path)
     video = parse_video(Path(NAME), video17([person(POSE)]))
     assert evaluate_videos([(video, video)]).mean == 100

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from glpose.data.json_files import read_json_file
 from glpose.keypoints import JointSet
 from store.errors import DataError
 
@@ -37,13 +35,7 @@ class Annotations:
 
 def read_annotation_json(path: Path) -> dict[str, Any]:
     """Load a JSON object, plain or gzipped. DataError naming the file where that fails."""
-    try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as handle:
-            data = json.load(handle)
-    except FileNotFoundError:
-        raise DataError(f"annotation file {path} does not exist") from None
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"annotation file {path} is not readable JSON ({error})") from None
+    data = read_json_file(path, "annotation file")
     if not isinstance(data, dict):
         raise DataError(f"annotation file {path} holds a {type(data).__name__}, not an annotation object")
     return data

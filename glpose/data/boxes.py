@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from glpose.data.json_files import read_json_file
 from store.errors import DataError
 
 PERSON = 1  # COCO's category id
@@ -33,12 +33,7 @@ def read_box_file(path: Path) -> BoxFile:
 
     DataError, naming the file and entry, where it is malformed.
     """
-    try:
-        entries = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"box file {path} does not exist (detect.train.file / detect.eval.file)") from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"box file {path} is not readable JSON ({error})") from None
+    entries = read_json_file(path, "box file")
     if not isinstance(entries, list):
         raise DataError(f"box file {path} holds a {type(entries).__name__}; COCO results are a list of boxes")
     rows: dict[str, list[int]] = {}

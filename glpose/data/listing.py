@@ -9,7 +9,7 @@ from typing import Literal
 
 from glpose.data import annolist_mat, coco, jhmdb
 from glpose.data.dataset import MAT, VideoRef
-from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 from glpose.options import (
     CocoData,
     FolderData,
@@ -68,8 +68,8 @@ def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[V
 def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) -> list[VideoRef]:
     folder = data.root / data.annotations / options.subset
     if not folder.is_dir():
-        raise DataError(f"annotation folder {folder} does not exist (data.annotations, data.{split}.subset)")
-    files = sorted(path for path in folder.iterdir() if not _hidden(path))
+        raise DataError(f"annotation folder {folder} does not exist ({_where(split)})")
+    files = sorted(path for path in folder.iterdir() if not is_hidden(path))
     paths, root = [path for path in files if path.name.endswith(ANNOTATION_SUFFIXES)], data.root
     if isinstance(data, PoseTrack17Data):
         root = data.root / data.images
@@ -90,11 +90,15 @@ def _coco_refs(data: CocoData, split: Split, options: SplitOptions) -> list[Vide
     stem = data.root / data.annotations / options.subset
     paths = [path for suffix in ANNOTATION_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
     if not paths:
-        raise DataError(f"annotation file {stem}.json does not exist (data.annotations, data.{split}.subset)")
+        raise DataError(f"annotation file {stem}.json does not exist ({_where(split)})")
     return [
         VideoRef(name, "coco", paths[0], data.root / data.images, {split: options.frames}, name, joints=data.joints)
         for name in coco.video_names(coco.open_file(paths[0]))
     ]
+
+
+def _where(split: Split) -> str:
+    return f"data.annotations, data.{split}.subset; data.{split}=null for no such split"
 
 
 def _video_name(path: Path) -> str:
@@ -106,10 +110,6 @@ def _video_name(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
 
 
 def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
@@ -139,7 +139,7 @@ def _video_paths(data: FolderData) -> list[Path]:
         if len(set(paths)) < len(paths):
             raise DataError("data.files names a video twice")
         return paths
-    listed = [path for path in data.root.iterdir() if not _hidden(path)]
+    listed = [path for path in data.root.iterdir() if not is_hidden(path)]
     paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
     if not paths:
         kinds = ", ".join(sorted(VIDEO_SUFFIXES))
@@ -148,7 +148,7 @@ def _video_paths(data: FolderData) -> list[Path]:
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
+    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p) for p in path.iterdir())
 
 
 def _disjoint(name: str, ranges: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int | None]]:

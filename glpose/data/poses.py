@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from glpose.data.annotations import MALFORMED, explain
+from glpose.data.json_files import read_json_file
 from store.errors import DataError
 
 
@@ -48,25 +50,24 @@ def write_poses(path: Path, poses: PoseFile) -> None:
 
 
 def read_poses(path: Path) -> PoseFile:
-    """Read such a file. DataError naming it where it is absent or malformed."""
+    """Read such a file, plain or gzipped. DataError naming it where it is absent or malformed."""
+    content = read_json_file(path, "pose file")
     try:
-        content = json.loads(path.read_text())
-        joints, entries = tuple(content["joints"]), content["poses"]
+        joints, names, entries = tuple(content["joints"]), tuple(content["frames"]), content["poses"]
+        frame = np.array([entry["frame"] for entry in entries], np.float64)
+        if not np.isin(frame, np.arange(len(names))).all():
+            raise ValueError("a pose names a frame that is not in 'frames'")
         poses = PoseFile(
             video=str(content["video"]),
             joints=joints,
-            frame_names=tuple(content["frames"]),
-            frame=np.array([entry["frame"] for entry in entries], np.int64),
+            frame_names=names,
+            frame=frame.astype(np.int64),
             boxes=np.array([entry["box"] for entry in entries], np.float64).reshape(len(entries), 4),
             score=np.array([entry["score"] for entry in entries], np.float64),
             keypoints=np.array([entry["keypoints"] for entry in entries], np.float64).reshape(
                 len(entries), len(joints), 3
             ),
         )
-    except FileNotFoundError:
-        raise DataError(f"pose file {path} does not exist") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"pose file {path} is malformed: {type(error).__name__} {error}") from None
-    if ((poses.frame < 0) | (poses.frame >= len(poses.frame_names))).any():
-        raise DataError(f"pose file {path} is malformed: a pose names a frame that is not in 'frames'")
+    except MALFORMED as error:
+        raise DataError(f"pose file {path} is malformed: {explain(error)}") from None
     return poses

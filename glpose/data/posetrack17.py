@@ -17,6 +17,7 @@ frames lie in several folders is refused: scores pair files by name, so its vide
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
+from glpose.metrics.posetrack_files import NOT_VISIBLE
 from store.errors import DataError
 
 
@@ -65,14 +67,20 @@ def _keypoints(rect: dict[str, Any]) -> np.ndarray:
     """(15, 3) keypoints of a person; of several points of one joint the first counts."""
     keypoints = np.zeros((len(POSETRACK), 3))
     for point in (rect.get("annopoints") or [{}])[0].get("point") or []:
-        joint = point["id"][0]
-        if joint is not None and 0 <= joint < len(POSETRACK) and keypoints[joint, 2] == 0:
-            visible = (point.get("is_visible") or [1])[0]
-            flag = HIDDEN if visible in (0, "0", False) else VISIBLE
+        joint = _joint(point)
+        if joint is not None and keypoints[joint, 2] == 0:
+            flag = HIDDEN if (point.get("is_visible") or [1])[0] in NOT_VISIBLE else VISIBLE
             keypoints[joint] = [point["x"][0], point["y"][0], flag]
     if not np.isfinite(keypoints).all():
         raise ValueError("a coordinate of a joint is not a number")
     return keypoints
+
+
+def _joint(point: dict[str, Any]) -> int | None:
+    """Index of a point's joint; None for a null id, and for ids that are none of the 15."""
+    number = (point["id"] or [None])[0]
+    number = math.nan if number is None else float(number)
+    return int(number) if number in range(len(POSETRACK)) else None
 
 
 def _track(rect: dict[str, Any]) -> int:

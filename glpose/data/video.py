@@ -139,7 +139,7 @@ def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
     Images go by name, numbers in it by value: 2.jpg before 10.jpg.
     """
     if path.is_dir():
-        found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p))
         images = sorted(found, key=lambda p: (by_number(p.name), p.name))
         if not images:
             raise DataError(f"video {video!r}: {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -163,6 +163,11 @@ def decode_image(raw: bytes) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # nothing to decode, or larger than OpenCV takes
         return None
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file is none of the user's data: ".DS_Store", and the "._NAME" that macOS leaves beside every file."""
+    return path.name.startswith(".")
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

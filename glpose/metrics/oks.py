@@ -24,10 +24,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
+from glpose.data.json_files import read_json_file
 from glpose.keypoints import JointSet
-from glpose.metrics.oks_files import CATEGORY, Pose, load, read_annotated, read_predicted
+from glpose.metrics.oks_files import CATEGORY, Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
 from glpose.metrics.tables import plain, text_table
+from glpose.options import PCK_ALPHA
 from store.errors import DataError
 
 MAX_POSES = 20  # per image and category: COCO's maxDets
@@ -76,14 +78,17 @@ class OKSResult:
         }
 
 
-def evaluate(gt: Path, pred: Path, joints: JointSet, *, alpha: float = 0.2) -> OKSResult:
+def evaluate(gt: Path, pred: Path, joints: JointSet, *, alpha: float = PCK_ALPHA) -> OKSResult:
     """Score a COCO keypoint result file against a COCO-style annotation file, both JSON, plain or gzipped.
 
     Keypoints of both are in the order of the annotation file's category, which names them. Images without predictions
     are empty. alpha: PCK's share of max(w, h) of the annotated box. DataError, naming the file and entry, where either
     is malformed or lacks a joint, or where `joints` has no sigmas.
     """
-    return evaluate_content(load(gt), load(pred), joints, alpha=alpha, gt_name=str(gt), pred_name=str(pred))
+    return evaluate_content(
+        read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file"), joints, alpha=alpha,
+        gt_name=str(gt), pred_name=str(pred),
+    )  # fmt: skip
 
 
 def evaluate_content(
@@ -91,7 +96,7 @@ def evaluate_content(
     predicted: Any,
     joints: JointSet,
     *,
-    alpha: float = 0.2,
+    alpha: float = PCK_ALPHA,
     gt_name: str = "annotations",
     pred_name: str = "predictions",
 ) -> OKSResult:

@@ -14,13 +14,9 @@ area of a predicted pose is that of its `bbox` or, as COCO's own result files ha
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -70,17 +66,6 @@ class Layout(NamedTuple):
     category: Any
     size: int
     columns: list[int]
-
-
-def load(path: Path) -> Any:
-    """The content of a JSON file, plain or gzipped. DataError naming it where that fails."""
-    try:
-        raw = path.read_bytes()
-        return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error})") from None
 
 
 def read_annotated(content: Any, joints: JointSet, name: str) -> tuple[Layout, list[Pose]]:

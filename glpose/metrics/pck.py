@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,9 @@ import numpy as np
 
 from glpose.data.poses import PoseFile, read_poses
 from glpose.keypoints import JHMDB, POSETRACK, VISIBLE, JointSet
+from glpose.metrics.posetrack_files import list_videos
 from glpose.metrics.tables import plain, text_table
+from glpose.options import PCK_ALPHA
 from store.errors import DataError
 from store.record import number_or_none
 
@@ -121,7 +124,7 @@ def score_poses(
     annotated: np.ndarray,
     boxes: np.ndarray,
     joints: JointSet,
-    alpha: float = 0.2,
+    alpha: float = PCK_ALPHA,
     size: Literal["box", "torso"] = "box",
     counted: Literal["annotated", "visible"] = "annotated",
 ) -> PCKResult:
@@ -168,7 +171,7 @@ def evaluate(
     gt_dir: str | Path,
     pred_dir: str | Path,
     joints: JointSet | None = None,
-    alpha: float = 0.2,
+    alpha: float = PCK_ALPHA,
     size: Literal["box", "torso"] = "box",
     counted: Literal["annotated", "visible"] = "annotated",
 ) -> PCKResult:
@@ -180,11 +183,15 @@ def evaluate(
     """
     joints = joints or joint_set_of(Path(gt_dir))
     predicted, annotated, boxes = [], [], []
-    for path in _pose_files(Path(gt_dir)):
-        truth, found = read_poses(path), read_poses(Path(pred_dir) / path.name)
-        for file, where in ((truth, path), (found, Path(pred_dir) / path.name)):
+    predictions = list_videos(Path(pred_dir))
+    for name, path in _pose_files(Path(gt_dir)).items():
+        other = predictions.get(name, Path(pred_dir) / f"{name}.json")
+        truth, found = read_poses(path), read_poses(other)
+        for file, where in ((truth, path), (found, other)):
             if file.joints != joints.joints:
                 raise DataError(f"{where} has other joints than {joints.name} data: {_first_joints(file)}")
+        if found.frame_names != truth.frame_names:
+            raise DataError(f"{other} has other frames than {path}: {_first_difference(truth, found)}")
         if len(np.unique(truth.frame)) < len(truth.frame):
             raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
         predicted.append(_best_of_frames(found, truth.frame))
@@ -197,7 +204,7 @@ def evaluate(
 
 def joint_set_of(gt_dir: Path) -> JointSet:
     """The known joint set whose joints the first pose file of a folder names, in that order. DataError if none is."""
-    path = _pose_files(gt_dir)[0]
+    path = next(iter(_pose_files(gt_dir).values()))
     file = read_poses(path)
     for joints in KNOWN:
         if file.joints == joints.joints:
@@ -237,15 +244,21 @@ def conventions(joints: JointSet) -> list[str]:
     ]
 
 
-def _pose_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise DataError(f"{folder} holds no pose files (*.json)")
-    return paths
+def _pose_files(folder: Path) -> dict[str, Path]:
+    files = list_videos(folder)
+    if not files:
+        raise DataError(f"{folder} holds no pose files (*.json or *.json.gz)")
+    return files
 
 
 def _first_joints(file: PoseFile) -> str:
     return ", ".join([*map(str, file.joints[:3]), "..."])
+
+
+def _first_difference(truth: PoseFile, found: PoseFile) -> str:
+    names = zip_longest(truth.frame_names, found.frame_names)
+    place, (wanted, given) = next((k, pair) for k, pair in enumerate(names) if pair[0] != pair[1])
+    return f"frame {place} is {given!r}, not {wanted!r}"
 
 
 def _best_of_frames(found: PoseFile, frames: np.ndarray) -> np.ndarray:

@@ -107,6 +107,9 @@ def pair_folders(gt_dir: Path, pred_dir: Path) -> tuple[list[tuple[Path, Path | 
     predictions = list_videos(pred_dir)
     pairs = [(path, predictions.get(name)) for name, path in annotations.items()]
     surplus = [f"{predictions[name].name}: no annotations; ignored" for name in predictions if name not in annotations]
+    if predictions and not any(pred for _, pred in pairs):
+        wanted = next(iter(annotations.values())).name
+        surplus.append(f"{pred_dir}: no file is named as an annotation file, such as {wanted}; nothing pairs")
     return pairs, surplus
 
 

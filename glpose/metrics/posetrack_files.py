@@ -17,10 +17,7 @@ The format is recognised per file, so that annotations in one may meet predictio
 from __future__ import annotations
 
 import gc
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from glpose.data.json_files import read_json_file
+from glpose.data.video import is_hidden
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from glpose.metrics.posetrack_regions import Regions
 from store.errors import DataError
@@ -37,6 +36,7 @@ MISSING_SCORE = -9999.0  # what poseval gives a predicted joint without a score
 HEAD_FACTOR = 0.6  # head size = this x the diagonal of the head box (MPII's convention, kept by PoseTrack)
 
 _POSETRACK18_NAME = re.compile(r"(^|/)\d+_(mpii|bonn|mpiinew)[^/]*/\d+\.[^/]*$")
+NOT_VISIBLE = (0, "0")  # is_visible of hidden joints: MATLAB's converter wrote texts
 _NO_VALUE = (None,)
 _NO_SCORE = (MISSING_SCORE,)
 _BAD_SHAPE = (KeyError, IndexError, TypeError, AttributeError, ValueError)
@@ -74,11 +74,12 @@ def list_videos(folder: Path) -> dict[str, Path]:
     Raises DataError when the folder is missing, or holds one name both plain and gzipped.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+        what = "is a file: give its folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         plain_name = path.name.removesuffix(".gz")
-        if not plain_name.endswith(".json") or plain_name.startswith("."):
+        if not plain_name.endswith(".json") or is_hidden(path):
             continue
         if plain_name in files:
             raise DataError(f"{folder}: holds both {plain_name} and {plain_name}.gz; keep one of them")
@@ -92,7 +93,7 @@ def read_video(path: Path, *, integers: bool = False) -> VideoPoses:
     integers=True also tells who is written in integers only, which takes a little longer; see `metrics.pckh`.
     """
     with _collector_paused():
-        return parse_video(path, _load(path), integers=integers)
+        return parse_video(path, read_json_file(path, "PoseTrack file"), integers=integers)
 
 
 def parse_video(path: Path, data: Any, *, integers: bool = False) -> VideoPoses:
@@ -114,16 +115,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _load(path: Path) -> Any:
-    try:
-        raw = path.read_bytes()
-        return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or not text
-        raise DataError(f"{path}: is not valid JSON: {error}") from error
 
 
 def _parse_2017(path: Path, annolist: list[Any], integers: bool) -> VideoPoses:
@@ -152,7 +143,7 @@ def _parse_2017(path: Path, annolist: list[Any], integers: bool) -> VideoPoses:
                     xs += [point["x"][0] for point in points]
                     ys += [point["y"][0] for point in points]
                     scores += [(point.get("score") or _NO_SCORE)[0] for point in points]
-                    hidden += [(point.get("is_visible") or _NO_VALUE)[0] == 0 for point in points]
+                    hidden += [(point.get("is_visible") or _NO_VALUE)[0] in NOT_VISIBLE for point in points]
             for region in frame.get("ignore_regions") or ():
                 points = region.get("point") or ()
                 polygons.append((index, [point["x"][0] for point in points], [point["y"][0] for point in points]))
