@@ -14,7 +14,7 @@ from posetrack_builders import POSE, as_2018, elsewhere, largest_difference, per
 
 from glpose.data import posetrack17
 from glpose.keypoints import POSETRACK
-from glpose.metrics import posetrack
+from glpose.metrics import posetrack, posetrack_files
 from glpose.metrics.posetrack import PoseTrackResult, evaluate
 from store.errors import DataError
 
