@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +16,18 @@ from store.errors import CorruptData
 from store.places import Place, sizes
 from store.quantise import dequantise, quantise
 from store.record import file_digest
-from store.schema import SHARD_PROPOSALS, FeatureSchema, create_arrays
+from store.schema import FeatureSchema, create_arrays
+from store.shard_layout import parse_layout
+from store.shard_writer import ShardWriter
 from store.shards import ShardReader
 
 GROUP = "features.zarr"  # inside an attempt's folder
 
 
 class FeatureWriter:
-    """Writes one video's features in proposal order, whole shards at a time; one writer per video, always.
+    """Writes one video's features in proposal order; one writer per video, always.
 
-    A shard is held in memory until its 32 proposals are complete, so memory does not grow with the video.
+    A proposal's maps are on their way to the disk before the next comes; scales and embeddings are held to the end.
     """
 
     def __init__(self, folder: Path, schema: FeatureSchema, proposals: int) -> None:
@@ -33,8 +36,11 @@ class FeatureWriter:
             folder / GROUP, mode="w", zarr_format=3, attributes=schema.model_dump(mode="json")
         )
         create_arrays(self._group, schema, proposals)
-        self._names = [name for name in ("key", "local") if name in self._group]
-        self._pending: list[dict[str, np.ndarray]] = []
+        folders = {name: folder / GROUP / name for name in ("key", "local") if name in self._group}
+        self._shards = {
+            name: ShardWriter(path, parse_layout(json.loads((path / "zarr.json").read_text())))
+            for name, path in folders.items()
+        }
         self._small: dict[str, list[np.ndarray]] = {"embedding": []}
         self._proposals, self._written = proposals, 0
 
@@ -43,44 +49,37 @@ class FeatureWriter:
 
         ValueError if a value is not finite, or negative where uint8 is stored, or if all proposals are there already.
         """
-        if self._written + len(self._pending) == self._proposals:
+        if self._written == self._proposals:
             raise ValueError(f"{self._proposals} proposals were announced, more are written")
-        maps = {"key": key, "local": local}
-        row: dict[str, np.ndarray] = {}
-        for name in self._names:
-            values = maps[name]
+        rows: dict[str, np.ndarray] = {}
+        for name, values in {"key": key, "local": local}.items():
+            if name not in self._shards:
+                continue
             if self.schema.dtype == "uint8":
-                row[name], scale = quantise(values)
+                rows[name], scale = quantise(values)
                 self._small.setdefault(f"{name}_scale", []).append(scale)
             else:
-                row[name] = values.astype(np.float16)
-                if not np.isfinite(row[name]).all():
+                rows[name] = values.astype(np.float16)
+                if not np.isfinite(rows[name]).all():
                     raise ValueError("features must be finite and below 65504 to be stored as float16")
+        for name, row in rows.items():  # all are sound: a refused proposal leaves nothing
+            self._shards[name].append(row)
         self._small["embedding"].append(key.mean(axis=(-2, -1)))
-        self._pending.append(row)
-        if len(self._pending) == SHARD_PROPOSALS:
-            self._flush()
+        self._written += 1
 
     def __enter__(self) -> FeatureWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
+        for shard in self._shards.values():
+            shard.close() if kind is None else shard.abandon()
         if kind is not None:
             return
-        self._flush()
         if self._written != self._proposals:
             raise ValueError(f"{self._proposals} proposals were announced, {self._written} written")
         if self._proposals:
             for name, rows in self._small.items():
                 _array(self._group, name)[:] = np.stack(rows).astype(np.float32)
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        start, stop = self._written, self._written + len(self._pending)
-        for name in self._names:
-            _array(self._group, name)[start:stop] = np.stack([row[name] for row in self._pending])
-        self._pending, self._written = [], stop
 
 
 class VideoFeatures:

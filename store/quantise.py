@@ -19,8 +19,10 @@ def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = (top / LEVELS).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 0
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
-    values = np.rint(maps * inverse[..., None, None])
-    return np.minimum(values, LEVELS).astype(np.uint8), scale
+    values = maps * inverse[..., None, None]
+    np.rint(values, out=values)
+    np.minimum(values, LEVELS, out=values)
+    return values.astype(np.uint8), scale
 
 
 def dequantise(values: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 DTYPES = {"uint8": np.dtype("u1"), "float16": np.dtype("<f2")}
 LITTLE_ENDIAN = ("bytes", {"endian": "little"})
 CRC32C = ("crc32c", {})
+CHECKSUM_BYTES = 4  # of a CRC-32C, little endian, behind what it covers
+NOT_STORED = 2**64 - 1  # both numbers of an index entry beyond the last row; and of maps that zarr-python leaves out
 FIELDS = {
     "zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs",
     "attributes", "dimension_names", "storage_transformers",

@@ -15,10 +15,8 @@ from numcodecs.zstd import Zstd
 from store.errors import CorruptData, StoreError
 from store.places import Place
 from store.ranges import Ranges, open_ranges
-from store.shard_layout import ShardLayout, parse_layout
+from store.shard_layout import CHECKSUM_BYTES, NOT_STORED, ShardLayout, parse_layout
 
-NOT_STORED = 2**64 - 1  # both numbers of an index entry: Zarr stores no map that is all zero
-CHECKSUM_BYTES = 4
 MAPS_PER_READ = 512  # a map and its checksum are two buffers; Linux and macOS take 1,024 in one preadv
 BYTES_PER_READ = 8 << 20  # bounds the scratch memory that compressed maps are read into
 READS_AHEAD = 8  # announced together: requests to S3 that are under way at once
@@ -149,24 +147,17 @@ class ShardReader:
         """(maps, 2) int64 begin and length of every map of a shard, -1 where none is stored; also the bytes read."""
         count, total = self.layout.shard_maps, math.prod(self.layout.shape[:-3])
         first = shard * count
-        raw = memoryview(bytearray(16 * count + CHECKSUM_BYTES))
+        raw = memoryview(bytearray(index_bytes(self.layout)))
         end = file.size - len(raw)  # of the maps
         if end < 0 or not file.read([raw], end):
             raise self._corrupt(first, "the shard's file ends too early")
-        if crc32c(raw[:-CHECKSUM_BYTES]) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
+        parsed = parse_index(raw, self.layout, end)
+        if parsed is None:
             raise self._corrupt(first, "the shard's index does not match its checksum")
-        index = np.frombuffer(raw[:-CHECKSUM_BYTES], "<u8").reshape(count, 2)[
-            : total - first
-        ]  # the last may be partial
-        absent = (index == NOT_STORED).all(axis=1)
-        begin, length = index.T
-        inside = (begin <= end) & (length <= end - np.minimum(begin, end)) & (length > 0)
-        if self.layout.codec == "crc32c":
-            inside &= length == self.layout.map_bytes + CHECKSUM_BYTES
-        if not (absent | inside).all():
-            wrong = first + int(np.argmin(absent | inside))
-            raise self._corrupt(wrong, "the shard's index points outside the file")
-        return np.where(absent[:, None], -1, index.astype(np.int64)), len(raw)
+        index, sound = (part[: total - first] for part in parsed)  # the last may be partial
+        if not sound.all():
+            raise self._corrupt(first + int(np.argmin(sound)), "the shard's index points outside the file")
+        return index, len(raw)
 
     def _read_layout(self, committed: tuple[int, str] | None) -> ShardLayout:
         where = f"features of {self.video!r}: {self.name}/zarr.json"
@@ -187,6 +178,40 @@ class ShardReader:
         position = np.unravel_index(number, self.layout.shape[:-3])
         named = ", ".join(f"{axis} {int(place)}" for axis, place in zip(axes, position, strict=False))
         return CorruptData(f"features of {self.video!r} are damaged: {self.name} of {named}: {fault}; run verify")
+
+
+def index_bytes(layout: ShardLayout) -> int:
+    """Bytes of a shard's index, with which its file ends."""
+    return 16 * layout.shard_maps + CHECKSUM_BYTES
+
+
+def parse_index(raw: memoryview, layout: ShardLayout, end: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """A shard's index; None where it does not match its checksum.
+
+    raw: the file's last `index_bytes`. end: the file's bytes before them. Gives (maps, 2) int64 begin and length of
+    every map in the file, -1 where none is stored, and (maps,) bool, whether that can be: within the file, and of a
+    map's length where those are known.
+    """
+    if crc32c(raw[:-CHECKSUM_BYTES]) != int.from_bytes(raw[-CHECKSUM_BYTES:], "little"):
+        return None
+    index = np.frombuffer(raw[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)
+    absent = (index == NOT_STORED).all(axis=1)
+    begin, length = index.T
+    inside = (begin <= end) & (length <= end - np.minimum(begin, end)) & (length > 0)
+    if layout.codec == "crc32c":
+        inside &= length == layout.map_bytes + CHECKSUM_BYTES
+    return np.where(absent[:, None], -1, index.astype(np.int64)), absent | inside
+
+
+def unpack_map(codec: str, stored: memoryview, scratch: memoryview) -> memoryview | None:
+    """A map's bytes out of what a shard holds of it; None where they do not match their checksum.
+
+    scratch: room for a map, used where it is compressed.
+    """
+    if codec == "zstd":
+        return scratch if _unpack(stored, scratch) else None
+    values = stored[:-CHECKSUM_BYTES]
+    return values if crc32c(values) == int.from_bytes(stored[-CHECKSUM_BYTES:], "little") else None
 
 
 def _positions(what: str, chosen: Sequence[int] | np.ndarray, count: int) -> list[int]:

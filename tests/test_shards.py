@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from store.features import GROUP, FeatureWriter
 from store.record import file_digest
 from store.schema import FeatureSchema
 from store.shard_layout import parse_layout
+from store.shard_writer import ShardWriter
 from store.shards import ShardReader
 
 C, H, W = 3, 6, 5
@@ -98,13 +100,38 @@ def test_same_as_zarr(tmp_path: Path, dtype: str, codec: str, views: int) -> Non
     assert read(keys, []).shape == (0, C, H, W)
 
 
+@pytest.mark.parametrize("rewritten", [False, True])
 @pytest.mark.parametrize(("dtype", "codec"), KINDS)
-def test_maps_of_zeros_only(tmp_path: Path, dtype: str, codec: str) -> None:
-    # Zarr stores no such map, and no file for a shard of them
+def test_maps_of_zeros_only(tmp_path: Path, dtype: str, codec: str, rewritten: bool) -> None:
     write(tmp_path, schema(dtype=dtype, codec=codec), 70, zero=[1, *range(32, 64), 69])
-    assert not (tmp_path / GROUP / "key/c/1").exists()
-    for name in ("key", "local"):
-        assert np.array_equal(read(reader_of(tmp_path, name), range(70)), stored(tmp_path, name)[:, 0])
+    want = {name: stored(tmp_path, name) for name in ("key", "local")}
+    if rewritten:  # zarr-python stores no such map, and no file for a shard of them
+        group: Any = zarr.open(tmp_path / GROUP, mode="r+")
+        for name, values in want.items():
+            shutil.rmtree(tmp_path / GROUP / name / "c")
+            group[name][:] = values
+    assert (tmp_path / GROUP / "key/c/1").exists() != rewritten
+    for name, values in want.items():
+        assert np.array_equal(read(reader_of(tmp_path, name), range(70)), values[:, 0])
+
+
+def test_files_are_those_that_zarr_would_write(tmp_path: Path) -> None:
+    for codec in ("crc32c", "zstd"):
+        write(tmp_path / codec, schema(codec=codec, views=2), 40)
+        ours = committed(tmp_path / codec)
+        group: Any = zarr.open(tmp_path / codec / GROUP, mode="r+")
+        for name in ("key", "local"):
+            group[name][:] = group[name][:]
+        theirs = committed(tmp_path / codec)
+        assert {name: size for name, (size, _) in ours.items()} == {name: size for name, (size, _) in theirs.items()}
+
+
+@pytest.mark.parametrize("row", [np.zeros((1, C, H, W), np.float32), np.zeros((2, C, H, W), np.uint8)])
+def test_a_row_of_another_form_is_refused(tmp_path: Path, row: np.ndarray) -> None:
+    write(tmp_path, schema(), 1)
+    layout = reader_of(tmp_path, "key").layout
+    with pytest.raises(ValueError, match="a row is uint8 of shape"):
+        ShardWriter(tmp_path / "other", layout).append(row)
 
 
 def test_a_buffer_is_reused(plain: Path) -> None:
