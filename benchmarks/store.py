@@ -1,10 +1,11 @@
-"""The store's shard reader against a memory map and plain Zarr: speed with every checksum verified, and bytes read.
+"""The feature store: reading for training against a memory map and plain Zarr; sizes, rounding and writing.
 
-    python benchmarks/store.py [--json FILE]
+    python benchmarks/store.py [--json FILE] [--clip DIR]
 
-Wall seconds in one process, the readers in turn, median of seven, the files in the page cache. The features are
-generated: post-ReLU-like, half of them zero, 48 x 96 x 72, four frames on each side, in a temporary folder of at most
-400 MB. The memory map holds the values as read, uncompressed; only uint8 with crc32c, the default, has targets.
+Reading is measured here, the rest in `store_writing`. Wall seconds in one process, the readers in turn, median of seven,
+the files in the page cache. The features are generated: post-ReLU-like, half of them zero, 48 x 96 x 72, four frames on
+each side, in a temporary folder of at most 400 MB. The memory map holds the values as read, uncompressed; only uint8
+with crc32c, the default, has targets.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ sys.path.append(here)  # last: this file must not be taken for the package `stor
 import numpy as np
 import zarr
 from measuring import Entry, at_least, at_most
+from store_writing import measure_writing
 
 from store.features import GROUP, FeatureWriter
 from store.record import file_digest
 from store.schema import FeatureSchema
 from store.shards import ShardReader
 
+DEFAULT_CLIP = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "bonn_060470979"
 REPEATS = 7
 BLOCK = 32  # proposals
 SINGLES = 16  # random proposals, each a request of its own
@@ -190,14 +193,16 @@ def interleaved(calls: list[Callable[[], object]]) -> list[float]:
 
 def main() -> int:
     """Measure, print, write; 0 when every target is met."""
-    parser = argparse.ArgumentParser(description="The feature store: reading for training.")
+    parser = argparse.ArgumentParser(description="The feature store: reading, sizes, rounding, writing.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the entries there")
+    parser.add_argument("--clip", type=Path, default=DEFAULT_CLIP, metavar="DIR", help="a real clip, for sizes")
     options = parser.parse_args()
-    entries = measure()
+    entries = {**measure(), **measure_writing(options.clip)}
     for name, found in entries.items():
         verdict = "ok" if found["ok"] else "NOT MET"
         wanted = "for information" if found["target"] is None else f"target {found['target']:g} {verdict}"
-        print(f"{name:<44}{found['value']:<8.3g}{wanted:<21}{found['note']}")
+        value = "-" if found["value"] is None else f"{found['value']:.3g}"
+        print(f"{name:<44}{value:<8}{wanted:<21}{found['note']}")
     if options.json:
         options.json.write_text(json.dumps(entries, indent=1) + "\n")
     return 0 if all(found["ok"] for found in entries.values()) else 1
