@@ -2,7 +2,7 @@
 
     python benchmarks/store.py [--json FILE] [--clip DIR]
 
-Reading is measured here, the rest in `store_writing`. Wall seconds in one process, the readers in turn, median of seven,
+Reading is measured here, the rest in `store_writing`. Wall seconds in one process, readers in turn, median of seven,
 the files in the page cache. The features are generated: post-ReLU-like, half of them zero, 48 x 96 x 72, four frames on
 each side, in a temporary folder of at most 400 MB. The memory map holds the values as read, uncompressed; only uint8
 with crc32c, the default, has targets.
