@@ -112,6 +112,58 @@ def verify(
     verify_outputs(context, Console(), clean=clean, repair=repair)
 
 
+@app.command()
+def inspect(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    video: Annotated[str | None, typer.Option(help="One video.", show_default=False)] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="QUERY", help='Rows, such as "score < 0.5 and frame > 10".')
+    ] = None,
+    neighbours: Annotated[bool, typer.Option("--neighbours", help="Who was retrieved for whom.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows there as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows there as Parquet.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many to print.")] = 10,
+) -> None:
+    """Look into a feature store: its arrays and sizes, its proposals, filtered; export them."""
+    context = _context(pipeline, config, settings, "*")
+    from stages.inspection import inspect as inspect_store
+
+    _print(inspect_store(context, video=video, where=where, neighbours=neighbours, csv=csv, parquet=parquet, rows=rows))
+
+
+@app.command()
+def export(
+    pipeline: Pipeline,
+    hdf5: Annotated[Path, typer.Option("--hdf5", metavar="FILE", help="File to write.")],
+    config: Config = None,
+    settings: Settings = None,
+    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")] = "*",
+    split: Annotated[str | None, typer.Option(help="Only videos of the train or eval split.")] = None,
+) -> None:
+    """Write features, proposals and neighbours to one self-describing HDF5 file, to share or archive."""
+    context = _context(pipeline, config, settings, videos)
+    from rich.console import Console
+
+    from stages.export import export as export_store
+
+    export_store(context, hdf5, Console(), split=split)
+
+
+@app.command("import")
+def import_hdf5(
+    hdf5: Annotated[Path, typer.Option("--hdf5", metavar="FILE", help="File that export has written.")],
+    work: Annotated[str, typer.Option("--work", metavar="DIR", help="New folder; store.open reads it.")],
+) -> None:
+    """Make a feature store of an exported file again, bit for bit."""
+    from rich.console import Console
+
+    from stages.export import import_
+
+    import_(hdf5, work, Console())
+
+
 @app.command("check-data")
 def check_data(
     pipeline: Pipeline,

@@ -23,6 +23,7 @@ from store.features import FeatureWriter, VideoFeatures
 from store.folder import Attempt, Commit, StageFolder
 from store.reader import Store
 from store.reader import open_store as open
+from store.samples import Sample
 from store.schema import FeatureSchema
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "GLPoseError",
     "NotCommitted",
     "RecordMismatch",
+    "Sample",
     "StageFolder",
     "Store",
     "StoreError",

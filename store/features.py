@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 import zarr.errors
 
-from store.errors import CorruptData
+from store.errors import CorruptData, StoreError
 from store.places import Place, sizes
 from store.quantise import dequantise, quantise
 from store.record import file_digest
@@ -116,6 +116,11 @@ class VideoFeatures:
         return tuple(str(dim) for dim in getattr(metadata, "dimension_names", None) or ())
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Length of every named dimension; one name has one length in all arrays."""
+        return {dim: size for name in self.keys() for dim, size in zip(self.dims(name), self[name].shape, strict=True)}
+
+    @property
     def embedding(self) -> np.ndarray:
         """(P, V, C) float32: the mean of each key map over its grid."""
         return self.read("embedding")
@@ -124,16 +129,25 @@ class VideoFeatures:
         """A reader of `key` or `local` into buffers of one's own, for training."""
         return ShardReader(self._folder, f"{GROUP}/{name}", self.video, self._files)
 
-    def key(self, rows: Any = slice(None)) -> np.ndarray:
+    def key(self, rows: Any = slice(None), views: Sequence[int] | None = None) -> np.ndarray:
         """Key maps of some proposals, (n, V, C, H, W) float32. rows: anything that selects along a numpy axis."""
-        return self._maps("key", rows)
+        return self._maps("key", rows, views)
 
-    def local(self, rows: Any = slice(None)) -> np.ndarray:
-        """Local maps of some proposals, (n, V, 2k, C, H, W) float32, in the order of `schema.offsets`."""
+    def local(
+        self, rows: Any = slice(None), views: Sequence[int] | None = None, offsets: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Local maps of some proposals, (n, V, 2k, C, H, W) float32. offsets: of frames, as in `schema.offsets`."""
         if not self.schema.offsets:
-            lead = self.read("embedding", rows).shape[:-1]
-            return np.zeros((*lead, 0, *self.schema.map_shape), np.float32)
-        return self._maps("local", rows)
+            lead = self.read("embedding", rows).shape[:-2]
+            shown = self.schema.views if views is None else len(views)
+            return np.zeros((*lead, shown, 0, *self.schema.map_shape), np.float32)
+        chosen = range(len(self.schema.offsets))
+        if offsets is not None:
+            if strange := [offset for offset in offsets if offset not in self.schema.offsets]:
+                stored = ", ".join(map(str, self.schema.offsets))
+                raise StoreError(f"features of {self.video!r} have no offset {strange[0]}; they have {stored}")
+            chosen = [self.schema.offsets.index(offset) for offset in offsets]
+        return self._maps("local", rows, views, chosen)
 
     def read(self, name: str, rows: Any = slice(None)) -> np.ndarray:
         """Rows of one array as stored. CorruptData, naming the video, where bytes fail their checksum."""
@@ -160,15 +174,21 @@ class VideoFeatures:
                 continue
             raise CorruptData(f"features of {self.video!r} are damaged: {name} {fault}; run verify")
 
-    def _maps(self, name: str, rows: Any) -> np.ndarray:
-        chosen = np.arange(len(self))[rows]
-        reader = self.reader(name)
-        values = np.empty((chosen.size, *reader.layout.shape[1:]), reader.layout.dtype)
-        reader.read_into(values, chosen.ravel(), range(self.schema.views))
+    def _maps(
+        self, name: str, rows: Any, views: Sequence[int] | None, positions: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Maps of some rows, views and positions along the offsets' axis."""
+        chosen, shown = np.arange(len(self))[rows], range(self.schema.views) if views is None else views
+        reader, lead = self.reader(name), () if positions is None else (len(positions),)
+        values = np.empty((chosen.size, len(shown), *lead, *self.schema.map_shape), reader.layout.dtype)
+        reader.read_into(values, chosen.ravel(), shown, positions)
         values = values.reshape(*chosen.shape, *values.shape[1:])
         if self.schema.dtype == "float16":
             return values.astype(np.float32)
-        return dequantise(values, self.read(f"{name}_scale", rows))
+        scale = self.read(f"{name}_scale", rows)
+        axis = np.ndim(chosen)  # of the views
+        scale = scale.take(list(shown), axis=axis)
+        return dequantise(values, scale if positions is None else scale.take(list(positions), axis=axis + 1))
 
 
 def _open_group(path: Place) -> zarr.Group:

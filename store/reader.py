@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from store.description import describe, proposals_of, schemas_of
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
 from store.folder import Commit, StageFolder
 from store.places import Place, check_reachable, place
 from store.record import Record
-from store.tables import BOX, read_tables
+from store.samples import Sample, read_sample
+from store.tables import BOX, SCHEMAS, read_tables
 
 
 def open_store(root: str | Place) -> Store:
@@ -43,57 +45,68 @@ class Store:
         return sorted(self._commits)
 
     def table(self, video: str | None = None, *, keypoints: bool = False, embedding: bool = False) -> pd.DataFrame:
-        """One row per proposal: video, proposal, frame, person, x1, y1, x2, y2 (frame px), score, source, split.
+        """One row per proposal, videos in order of their names; only the columns that are asked for are read.
 
-        keypoints: adds a column of (J, 3) arrays, None where not annotated. embedding: adds a column of (C,) arrays.
+        Columns: video, proposal, frame, person, x1, y1, x2, y2 (frame px), score, source, split as docs/schema.md has
+        them; views, how many views of its maps are stored, and shape, the (C, H, W) of one map. keypoints: adds a
+        column of (J, 3) arrays, None where not annotated. embedding: adds a column of (C,) arrays, of view 0.
         """
         columns = ["video", "proposal", "frame", "person", *BOX, "score", "source", "split"]
         columns += ["keypoints"] if keypoints else []
-        table = read_tables(self._extract, self._chosen(video), "proposals", columns)
+        chosen = self._chosen(video)
+        table = read_tables(self._extract, chosen, "proposals", columns)
+        codes, names = pd.factorize(table["video"])  # faster than to look up every row
+        schemas = schemas_of(self._extract, {name: chosen[name] for name in names})
+        shapes = np.empty(len(names), object)
+        for code, name in enumerate(names):  # one by one: numpy would make columns of a list of tuples
+            shapes[code] = schemas[name].map_shape
+        at = columns.index("split") + 1
+        table.insert(at, "views", np.array([schemas[name].views for name in names], np.int32)[codes])
+        table.insert(at + 1, "shape", shapes[codes])
         if keypoints:
             table["keypoints"] = [None if row is None else row.reshape(-1, 3) for row in table["keypoints"]]
         if embedding:
-            videos = [video] if video else self.videos
-            rows = [row for name in videos for row in self.features(name).embedding[:, 0]]
-            table["embedding"] = rows
+            table["embedding"] = [row for name in sorted(chosen) for row in self.features(name).embedding[:, 0]]
         return table
 
     def neighbours(self, video: str | None = None) -> pd.DataFrame:
         """One row per proposal and rank: video, proposal, rank, reference, similarity. NotCommitted before `index`."""
-        stage = StageFolder(self.root / "index")
-        record = stage.record_in_force()
+        record = self._index.record_in_force()
         if record is None:
             raise NotCommitted(f"{self.root} has no index yet: run glpose-stage index")
-        commits = {video: stage.commit_of(record, video)} if video else stage.commits(record)
-        return read_tables(stage, commits, "neighbours")
+        if video is None:
+            return read_tables(self._index, self._index.commits(record), "neighbours")
+        self.commit(video)  # where the video is unknown, this says so
+        return read_tables(self._index, {video: self._index.commit_of(record, video)}, "neighbours")
 
     def features(self, video: str) -> VideoFeatures:
         """The stored features of one video."""
         commit = self._commit(video)
         return VideoFeatures(self._extract.attempt_path(commit), video, commit.files)
 
+    def sample(self, row: pd.Series | tuple[str, int] | int, view: int = 0) -> Sample:
+        """One training sample: a proposal's features, its local frames', its references', and its keypoints.
+
+        row: a row of `table()` or of what was chosen from it, a video and the proposal's number in it, or the number
+        of a row of `table()`, from 0. Reads this proposal's maps and its references' alone. StoreError for what is not
+        there; NotCommitted where `index` has begun but has not come to this video.
+        """
+        video, proposal = self._proposal(row)
+        begun = self._index.record_in_force() is not None
+        neighbours = self.neighbours(video) if begun else SCHEMAS["neighbours"].empty_table().to_pandas()
+        return read_sample(self.features(video), self.table(video, keypoints=True), neighbours, proposal, view)
+
     def describe(self) -> pd.DataFrame:
-        """One row per array over all videos: shape of an entry, dtype, entries, bytes on disk, ratio to raw float16."""
-        rows: dict[str, dict[str, Any]] = {}
-        for video, commit in self._commits.items():
-            features = self.features(video)
-            for name in features.keys():  # noqa: SIM118 (not a dict)
-                array = features[name]
-                prefix = f"{features.path.name}/{name}/"
-                size = sum(entry[0] for path, entry in commit.files.items() if path.startswith(prefix))
-                row = rows.setdefault(
-                    name,
-                    {"dims": features.dims(name), "shape": array.shape[1:], "dtype": str(array.dtype),
-                     "proposals": 0, "bytes": 0, "raw_bytes": 0},
-                )  # fmt: skip
-                row["proposals"] += array.shape[0]
-                row["bytes"] += size
-                row["raw_bytes"] += int(np.prod(array.shape)) * 2
-        columns = ["dims", "shape", "dtype", "proposals", "bytes", "raw_bytes"]
-        table = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)
-        # without any proposal there is nothing to compare: NaN
-        table["ratio_to_float16"] = table["bytes"].astype(float) / table["raw_bytes"].where(table["raw_bytes"] > 0)
-        return table.drop(columns="raw_bytes").rename_axis("array")
+        """One row per array, per file beside the arrays, and for the total; merged tables are copies and do not count.
+
+        Made from the commits and from one opened video of each form; a name stands twice where there are two forms.
+        Columns: dims; shape and dtype of one proposal's entry; videos and proposals that have one; bytes on disk; and
+        ratio_to_float16, bytes over those of the maps as raw float16, NaN for what is no map.
+        """
+        record = self._index.record_in_force()
+        indexed = {} if record is None else self._index.commits(record)
+        known = {video: commit for video, commit in indexed.items() if video in self._commits}
+        return describe(self._extract, self._commits, self._index, known)
 
     def verify(self) -> list[str]:
         """Check every committed file's size and checksum and every row count; one plain line per fault found."""
@@ -119,6 +132,10 @@ class Store:
         return StageFolder(self.root / "extract")
 
     @cached_property
+    def _index(self) -> StageFolder:
+        return StageFolder(self.root / "index")
+
+    @cached_property
     def _record(self) -> Record:
         record = self._extract.record_in_force()
         if record is None:
@@ -130,11 +147,35 @@ class Store:
         return self._extract.commits(self._record)
 
     def _chosen(self, video: str | None) -> dict[str, Commit]:
-        return {video: self._commit(video)} if video else self._commits
+        return self._commits if video is None else {video: self._commit(video)}
 
     def _commit(self, video: str) -> Commit:
         try:
             return self._commits[video]
         except KeyError:
-            near = ", ".join(self.videos[:3])
-            raise StoreError(f"{self.root} has no features of a video {video!r}; it has {near} ...") from None
+            near = difflib.get_close_matches(str(video), self.videos, 3)
+            there = f"did you mean {' or '.join(map(repr, near))}?" if near else _some(self.videos)
+            raise StoreError(f"{self.root} has no features of a video {video!r}; {there}") from None
+
+    def _proposal(self, row: pd.Series | tuple[str, int] | int) -> tuple[str, int]:
+        """Video and number of a proposal, however it is told."""
+        if isinstance(row, pd.Series) and {"video", "proposal"} <= set(row.index):
+            told = row.to_dict()
+            return str(told["video"]), int(told["proposal"])
+        if isinstance(row, tuple) and len(row) == 2:
+            return str(row[0]), int(row[1])
+        if not isinstance(row, (int, np.integer)):
+            raise StoreError("a sample is asked for by a row of table(), by (video, proposal), or by a row's number")
+        ends = np.cumsum([proposals_of(self._commits[video]) for video in self.videos])
+        total = int(ends[-1]) if len(ends) else 0
+        if not 0 <= row < total:
+            raise StoreError(f"{self.root} has no row {row}; table() has {total}, numbered from 0")
+        place = int(np.searchsorted(ends, row, side="right"))
+        video = self.videos[place]
+        return video, int(row - ends[place]) + proposals_of(self._commits[video])
+
+
+def _some(videos: list[str]) -> str:
+    if not videos:
+        return "it has none"
+    return f"it has {', '.join(videos[:3])}" + (" ..." if len(videos) > 3 else "")

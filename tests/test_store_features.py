@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from store.errors import CorruptData
+from store.errors import CorruptData, StoreError
 from store.features import GROUP, FeatureWriter, VideoFeatures
 from store.quantise import dequantise, quantise
 from store.record import file_digest
@@ -130,6 +130,21 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
         assert np.array_equal(features.local(rows), all_locals[rows])
     with pytest.raises(IndexError):
         features.key([40])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_views_and_offsets_are_chosen(tmp_path: Path, dtype: str) -> None:
+    form = schema(views=3, offsets=(-2, -1, 1, 2), dtype=dtype)
+    features = write(tmp_path, form, *maps(5, form))
+    key, local = features.key(), features.local()
+    assert features.sizes == {"proposal": 5, "view": 3, "offset": 4, "channel": C, "y": H, "x": W}
+    assert np.array_equal(features.key([4, 0], views=[2]), key[[4, 0]][:, [2]])
+    assert np.array_equal(features.local(slice(1, 3), [0, 2], [2, -1]), local[1:3][:, [0, 2]][:, :, [3, 1]])
+    assert np.array_equal(features.local(3, offsets=[1]), local[3][:, [2]])
+    with pytest.raises(StoreError, match="'clip' have no offset 3; they have -2, -1, 1, 2"):
+        features.local(offsets=[3])
+    with pytest.raises(IndexError):
+        features.key(views=[3])
 
 
 def test_no_local_frames(tmp_path: Path) -> None:

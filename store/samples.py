@@ -1,0 +1,70 @@
+"""One proposal's stored features with those of its local frames and references: what one step of training sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from store.errors import CorruptData, StoreError
+from store.features import VideoFeatures
+from store.tables import BOX
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One training sample, in numpy. Maps are float32 features of C channels on a grid of H x W, `stride` crop px each.
+
+    row: of the proposal in the store's table, without keypoints. view: which stored view of each the maps are of.
+    box: (4,) float64 x1, y1, x2, y2, px of the original frame, clipped to it.
+    keypoints: (J, 3) float32 x, y in px of the original frame and flag (0 absent, 1 annotated but not visible, 2
+    visible), None where not annotated.
+    key: (C, H, W), of the proposal's own crop.
+    local: (2k, C, H, W), the same box in the frames at `offsets`, numbers of frames, negative before.
+    references: (m, C, H, W), key maps of the m most similar proposals, best first; m is less than the index's n where
+    there are fewer. similarity: (m,) float32. reference_rows: their m rows of the table. m is 0 before `index` ran.
+    """
+
+    row: pd.Series
+    view: int
+    box: np.ndarray
+    keypoints: np.ndarray | None
+    key: np.ndarray
+    local: np.ndarray
+    offsets: tuple[int, ...]
+    references: np.ndarray
+    similarity: np.ndarray
+    reference_rows: pd.DataFrame
+
+
+def read_sample(
+    features: VideoFeatures, table: pd.DataFrame, neighbours: pd.DataFrame, proposal: int, view: int
+) -> Sample:
+    """Read one proposal of a video. table: the video's, with keypoints. neighbours: the video's, or empty.
+
+    StoreError for a proposal or a view that is not there, CorruptData where the index speaks of other proposals.
+    """
+    video, count, views = features.video, len(features), features.schema.views
+    if not 0 <= proposal < count:
+        raise StoreError(f"{video!r} has no proposal {proposal}; it has {count}, numbered from 0")
+    if not 0 <= view < views:
+        raise StoreError(f"{video!r} has no view {view}; it has {views}, numbered from 0")
+    found = neighbours.loc[neighbours["proposal"] == proposal].sort_values("rank")
+    references = found["reference"].to_numpy(np.int64)
+    if len(table) != count or ((references < 0) | (references >= count)).any():
+        raise CorruptData(f"features, proposals and index of {video!r} do not belong together; run verify, then index")
+    maps = features.key([proposal, *references.tolist()])[:, view]
+    described = table.drop(columns="keypoints")
+    return Sample(
+        row=described.iloc[proposal],
+        view=view,
+        box=table[BOX].to_numpy(np.float64)[proposal],
+        keypoints=table["keypoints"].iloc[proposal],
+        key=maps[0],
+        local=features.local([proposal])[0, view],
+        offsets=features.schema.offsets,
+        references=maps[1:],
+        similarity=found["similarity"].to_numpy(np.float32),
+        reference_rows=described.iloc[references].reset_index(drop=True),
+    )

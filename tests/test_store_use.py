@@ -1,0 +1,72 @@
+"""Stores in other people's hands: copied elsewhere, moved, and not to be written to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_pipelines import context, finish_project, glpose_stage, snapshot, write_pipeline
+
+import store
+from glpose.data.resident import load_resident
+from glpose.training import stored_references, train_heads
+from stages.index import load_neighbours
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose pipeline has run."""
+    return finish_project(tmp_path_factory.mktemp("done"))
+
+
+@pytest.fixture
+def read_only(done: Path, tmp_path: Path) -> Generator[Path]:
+    """A copy of its work folder in which nobody may write, as far as this user can be kept from it."""
+    root = tmp_path / "work"
+    shutil.copytree(done / "work", root, symlinks=True)
+    paths = [root, *(path for path in root.rglob("*") if not path.is_symlink())]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    yield root
+    for path in paths:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+
+
+def test_a_read_only_store_opens_and_trains(read_only: Path, done: Path) -> None:
+    before = snapshot(read_only)
+    opened = store.open(read_only)
+    assert len(opened.table(keypoints=True)) == len(store.open(done / "work").table())
+    assert opened.verify() == [] and len(opened.describe()) and len(opened.neighbours())
+    small = context(done / "pipelines.yaml", f"work={read_only}")
+    extract, train = small.config.extract, small.config.train
+    features = load_resident(opened, "train", 1, extract.crop_size, extract.crop_scale, torch.device("cpu"))
+    references = stored_references(features, load_neighbours(small, ["a", "b"]), train.heads.n)
+    losses: list[float] = []
+    train_heads(
+        features, references, 15, train.heads, train, small.config.index, report=lambda _, __, loss: losses.append(loss)
+    )
+    assert len(losses) == 1 and np.isfinite(losses).all()
+    assert snapshot(read_only) == before
+    if os.geteuid() != 0:  # root may write all the same
+        with pytest.raises(PermissionError):
+            (read_only / "x").write_text("")
+
+
+def test_a_moved_store_still_works(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "project", symlinks=True)
+    (tmp_path / "project" / "work").rename(tmp_path / "elsewhere")
+    opened, was = store.open(tmp_path / "elsewhere"), store.open(done / "work")
+    assert opened.videos == was.videos and opened.verify() == []
+    assert opened.table().equals(was.table()) and opened.neighbours().equals(was.neighbours())
+    assert np.array_equal(opened.features("a").key(), was.features("a").key())
+    assert (tmp_path / "elsewhere" / "extract" / "latest" / "a" / "features.zarr").is_dir()
+    config = write_pipeline(tmp_path / "project")
+    moved = ("--set", f"work={tmp_path / 'elsewhere'}")
+    code, printed = glpose_stage(config, "run", *moved)
+    assert code == 0 and printed.count(" 0 to do") == 5, printed
