@@ -85,7 +85,7 @@ class JHMDBData(Options):
     annotations: str = Field(default="joint_positions", description="folder of the joints, below root")
     images: str = Field(default="Rename_Images", description="folder of the frames, below root")
     videos: str = Field(
-        default="ReCompress_Videos", description="folder of the clips as AVI, below root, for clips without frames"
+        default="ReCompress_Videos", description="folder of the clips as AVI, below root, for clips without PNGs"
     )
     masks: str = Field(default="puppet_mask", description="folder of the masks that boxes are taken from, below root")
     train: SplitOptions | None = SplitOptions()

@@ -70,10 +70,8 @@ def _from_annotations(video: Video, split: str) -> pd.DataFrame:
 
 def _from_file(video: Video, split: str, box_file: BoxFile) -> pd.DataFrame:
     rows = []
-    names, ids = video.frames.names, video.annotations.image_ids if video.annotations else None
     for frame in np.flatnonzero(video.split == split):
-        keys = [names[frame], *([ids[frame]] if ids else [])]
-        boxes, scores = box_file.of_frame(keys)
+        boxes, scores = box_file.of_frame(video.image_keys(int(frame)))
         rows += [
             {"frame": int(frame), "person": -1, "box": box, "score": score, "keypoints": None}
             for box, score in zip(boxes, scores, strict=True)

@@ -170,7 +170,7 @@ def check_data(
     config: Config = None,
     settings: Settings = None,
     videos: Videos = "*",
-    full: Annotated[bool, typer.Option("--full", help="Decode every image, not three per video.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Decode every image, not three per video: finds damage inside.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every fault there, one by one.")
     ] = None,

@@ -316,8 +316,12 @@ def test_an_avi_of_another_length(root: Path):
     assert video.annotations is not None
     assert video.annotations.labelled.tolist() == [True] * FRAMES + [False] * 2
     assert video.frames.names[-1] == "golf/golf_one/00008.png"
-    (root / "Rename_Images/golf/golf_one").mkdir()
-    with pytest.raises(DataError, match=r"00001\.png does not exist"):  # a folder is taken first, whatever it holds
+    folder = root / "Rename_Images/golf/golf_one"
+    folder.mkdir()
+    (folder / "._00001.png").touch()  # of macOS: no frame
+    assert open_video(ref).frames.names == video.frames.names
+    shutil.copy(root / "Rename_Images/catch/catch_two/00002.png", folder)
+    with pytest.raises(DataError, match=r"00001\.png does not exist"):  # PNGs are taken first, if there is one
         open_video(ref)
 
 
@@ -371,8 +375,18 @@ def test_unusable_masks_and_absent_frames_are_named(root: Path):
     with pytest.raises(DataError, match=r"puppet_mask\.mat is not a readable"):
         read_clip(root)
     shutil.rmtree(root / "Rename_Images/golf/golf_one")
-    with pytest.raises(DataError, match=r"golf/golf_one: neither .*Images.* \(data\.images\) nor .*\(data\.videos\)"):
+    with pytest.raises(
+        DataError, match=r"golf/golf_one: there are no PNGs in .*\(data\.images\), and .*\(data\.videos\)"
+    ):
         read_clip(root)
+
+
+def test_hidden_files_are_neither_frames_nor_split_files(root: Path):
+    (root / "Rename_Images/golf/golf_one/._00001.png").write_bytes(b"\0\5\x16\7")
+    (root / "sub_splits/._golf_test_split_1.txt").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert {ref.name for ref in list_videos(JHMDBData(root=root))} == {"catch__one__", "catch_two", "golf_one"}
+    notes, _ = read_clip(root)
+    assert len(notes.frame_names) == FRAMES
 
 
 # --------------------------------------------------------------------------------------------------------- data sets

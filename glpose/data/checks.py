@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from glpose.data import coco
+from glpose.data.box_checks import Images, check_file_boxes
+from glpose.data.boxes import BoxFile
 from glpose.data.dataset import Video, VideoRef, ground_truth, open_video
 from glpose.data.faults import Fault, px
 from glpose.data.image_header import decode_size, probe_image
+from glpose.data.numbering import check_numbering
 from glpose.data.people_checks import check_people, check_posetrack
-from glpose.data.video import IMAGE_SUFFIXES, ImageFrames
+from glpose.data.video import ImageFrames
 from store.errors import DataError
 
-# Digits of a frame's name, and number of the first frame.
-NUMBERING = {"posetrack17": (8, 1), "posetrack18": (6, 0), "posetrack21": (6, 0), "jhmdb": (5, 1)}
 HEAD_BOXES = ("posetrack17", "posetrack18", "posetrack21")  # formats that PoseTrack's protocol scores
 
 
@@ -36,10 +36,28 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Walk:
+    """What the checks of all videos share.
+
+    full: decode every image; otherwise the first, middle and last, and of the others see the header and the end.
+    box_files: by split, where boxes come from one; those below min_score are not used. listed: every image that coco
+    files list, whose videos may share a folder. complained: bytes that image libraries have complained in so far.
+    """
+
+    full: bool = False
+    box_files: Mapping[str, BoxFile] = field(default_factory=dict)
+    min_score: float = 0.0
+    listed: Set[Path] = frozenset()
+    complained: Callable[[], int] = lambda: 0
+
+
+@dataclass(frozen=True)
 class CheckedVideo:
     """What was found of one video.
 
     images: image files looked at, of which `decoded` from end to end. video_files: files of video, all decoded.
+    suspects: frames and images during whose decoding a library complained, of one of them. boxed: images of box files
+    that are its frames.
     """
 
     counts: dict[str, Counts]  # by split
@@ -47,49 +65,67 @@ class CheckedVideo:
     images: int = 0
     decoded: int = 0
     video_files: int = 0
+    suspects: Sequence[tuple[int, Path]] = ()
+    boxed: Images = field(default_factory=set)
 
 
-def check_video(ref: VideoRef, full: bool) -> CheckedVideo:
-    """Look at every frame and every person of a video.
+def check_video(ref: VideoRef, walk: Walk) -> CheckedVideo:
+    """Look at every frame and every person of a video. One that cannot be opened is one fault.
 
-    full: decode every image; otherwise the first, middle and last, and of the others see the header and the end. Files
-    of video are always decoded, to count their frames. A video that cannot be opened is one fault.
+    Files of video are always decoded, to count their frames.
     """
     try:
         video = open_video(ref)
-        content = ground_truth(ref, 0, len(video)) if ref.format in HEAD_BOXES else None
+        content = ground_truth(ref, 0, len(video)) if ref.format in (*HEAD_BOXES, "coco") else None
         counts = {split: _count(video, split) for split in ref.ranges}
         size = None if isinstance(video.frames, ImageFrames) else video.frames.size()
     except DataError as error:
         return CheckedVideo(
             dict.fromkeys(ref.ranges, Counts(videos=1)), [Fault("unusable", ref.name, None, str(error))]
         )
-    faults: list[Fault] = []
+    faults = check_masks(ref, video.box_source)
     paths: tuple[Path, ...] = ()
     decode: set[int] = set()
+    suspects: list[tuple[int, Path]] = []
+    boxed: Images = set()
     if isinstance(video.frames, ImageFrames):
         paths = video.frames.paths
-        decode = set(range(len(paths))) if full else {0, len(paths) // 2, len(paths) - 1}
-        sizes, faults = check_images(ref.name, paths, decode)
+        decode = set(range(len(paths))) if walk.full else {0, len(paths) // 2, len(paths) - 1}
+        sizes, damaged, suspects = check_images(ref.name, paths, decode, walk.complained)
+        faults += damaged
         faults += check_sizes(ref.name, paths, sizes, _listed_sizes(content))
         if video.annotations is not None:
-            faults = check_numbering(ref, paths, faults)
+            faults = check_numbering(ref, paths, faults, walk.listed)
         size = _first(sizes)
     if video.annotations is not None and size is not None:
         faults += check_people(ref.name, video.annotations, *size)
-    if content is not None:
+    if walk.box_files and size is not None:
+        wrong, boxed = check_file_boxes(video, walk.box_files, walk.min_score, *size)
+        faults += wrong
+    if content is not None and ref.format in HEAD_BOXES:
         faults += check_posetrack(ref, content)
-    return CheckedVideo(counts, faults, len(paths), len(decode), video_files=int(not paths))
+    return CheckedVideo(counts, faults, len(paths), len(decode), int(not paths), suspects, boxed)
+
+
+def listed_images(refs: Sequence[VideoRef]) -> frozenset[Path]:
+    """Every image that coco files list. DataError where one cannot be read."""
+    roots = {(ref.path, ref.root) for ref in refs if ref.format == "coco"}
+    return frozenset(root / image["file_name"] for path, root in roots for image in coco.open_file(path).data["images"])
 
 
 def check_images(
-    video: str, paths: tuple[Path, ...], decode: set[int]
-) -> tuple[list[tuple[int, int] | None], list[Fault]]:
-    """(height, width) px of every image, None where it has none to give, and the images that are absent or damaged."""
+    video: str, paths: tuple[Path, ...], decode: set[int], complained: Callable[[], int]
+) -> tuple[list[tuple[int, int] | None], list[Fault], list[tuple[int, Path]]]:
+    """(height, width) px of every image, None where it has none to give, and the images that are absent or damaged.
+
+    Also those that may be damaged: `complained` (see `Walk`) rose while they were looked at.
+    """
     sizes: list[tuple[int, int] | None] = []
     faults = []
+    suspects = []
     for frame, path in enumerate(paths):
         size = None
+        before = complained()
         try:
             size = decode_size(path) if frame in decode else probe_image(path)
             if size is None:
@@ -98,8 +134,18 @@ def check_images(
             faults.append(Fault("missing", video, frame, f"{path} does not exist"))
         except OSError as error:
             faults.append(Fault("unreadable", video, frame, f"{path}: {error.strerror}"))
+        if size is not None and complained() > before:
+            suspects.append((frame, path))
         sizes.append(size)
-    return sizes, faults
+    return sizes, faults, suspects
+
+
+def check_masks(ref: VideoRef, box_source: str) -> list[Fault]:
+    """A video whose boxes should be those of masks, and are not."""
+    if ref.masks is None or "joints" not in box_source:
+        return []
+    some = "has no mask in some frames: boxes there are" if "mask" in box_source else "gives no mask: all boxes are"
+    return [Fault("no_mask", ref.name, None, f"{ref.masks} {some} the joints' extent")]
 
 
 def check_sizes(
@@ -121,21 +167,6 @@ def check_sizes(
     return faults
 
 
-def check_numbering(ref: VideoRef, paths: tuple[Path, ...], faults: list[Fault]) -> list[Fault]:
-    """`faults` and those of the frames' numbers. One fault says that all images are there, but numbered otherwise."""
-    folder = paths[0].parent
-    on_disk = sorted(path.name for path in folder.iterdir() if _is_image(path)) if folder.is_dir() else []
-    listed = {path.name for path in paths}
-    if listed - set(on_disk) and (shift := _shift(paths, on_disk)):
-        first = next((fault.frame for fault in faults if fault.kind == "missing"), 0)
-        faults = [fault for fault in faults if fault.kind != "missing"]
-        faults.append(Fault("shifted", ref.name, first, f"{folder}: {shift}"))
-    elif extra := [name for name in on_disk if name not in listed]:
-        what = f"{folder} holds {len(extra)} images that are not listed, {extra[0]} the first"
-        faults.append(Fault("unlisted", ref.name, None, what))
-    return faults + list(_odd_numbers(ref, paths))
-
-
 def _count(video: Video, split: str) -> Counts:
     frames = video.split == split
     notes = video.annotations
@@ -146,46 +177,12 @@ def _count(video: Video, split: str) -> Counts:
     return Counts(1, int(frames.sum()), int((notes.labelled & frames).sum()), int(people.sum()), int(joints))
 
 
-def _shift(paths: tuple[Path, ...], on_disk: list[str]) -> str:
-    """How the images on disk are numbered, where all that are listed are there under another number or name."""
-    there = {int(Path(name).stem): name for name in on_disk if _is_number(Path(name))}
-    if not all(_is_number(path) for path in paths):
-        return ""
-    for step in (0, 1, -1):
-        names = [there.get(int(path.stem) + step) for path in paths]
-        if None not in names:
-            by = f"all numbers are {abs(step)} {'higher' if step > 0 else 'lower'}" if step else "other digits or type"
-            return f"the annotation lists {paths[0].name} ..., there are {names[0]} ...: {by}"
-    return ""
-
-
-def _odd_numbers(ref: VideoRef, paths: tuple[Path, ...]) -> Iterator[Fault]:
-    digits, start = NUMBERING.get(ref.format, (0, 0))
-    if digits and not (paths[0].stem.isdigit() and len(paths[0].stem) == digits and int(paths[0].stem) == start):
-        expected = f"{start:0{digits}d}{paths[0].suffix}"
-        yield Fault("numbering", ref.name, 0, f"the first frame is {paths[0].name}, not {expected}")
-    if not all(_is_number(path) for path in paths):
-        return
-    steps = np.diff([int(path.stem) for path in paths])
-    if len(odd := np.flatnonzero(steps != 1)):
-        frame = int(odd[0]) + 1
-        what = f"{paths[frame - 1].name} is followed by {paths[frame].name}; {len(odd)} such places"
-        yield Fault("gaps", ref.name, frame, what)
-
-
 def _listed_sizes(content: dict[str, Any] | None) -> list[tuple[int, int] | None]:
     """(height, width) px of every frame as the annotation has it, where it does."""
     images = [] if content is None or "annolist" in content else content["images"]
     pairs = [(image.get("height"), image.get("width")) for image in images]
-    return [(height, width) if height and width else None for height, width in pairs]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _is_number(path: Path) -> bool:
-    return path.stem.isascii() and path.stem.isdigit()
+    known = [all(isinstance(side, int | float) and side for side in pair) for pair in pairs]
+    return [pair if there else None for pair, there in zip(pairs, known, strict=True)]
 
 
 def _first(sizes: list[tuple[int, int] | None]) -> tuple[int, int] | None:

@@ -67,6 +67,11 @@ class Video:
     def __len__(self) -> int:
         return len(self.split)
 
+    def image_keys(self, frame: int) -> list[str]:
+        """What a box file may call a frame's image: its name, or its id in the annotations."""
+        ids = [] if self.annotations is None else [self.annotations.image_ids[frame]]
+        return [self.frames.names[frame], *ids]
+
 
 def _read_posetrack(ref: VideoRef) -> tuple[Annotations, FrameSource, str]:
     annotations = FORMATS[ref.format].parse(ref.path, _content(ref))

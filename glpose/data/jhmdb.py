@@ -2,7 +2,7 @@
 
     joint_positions/ACTION/CLIP/joint_positions.mat   pos_img (2, 15, F): x, y of every joint in every frame
     Rename_Images/ACTION/CLIP/00001.png ...           the frames
-    ReCompress_Videos/ACTION/CLIP.avi                 the same frames, read where the folder of PNGs is absent
+    ReCompress_Videos/ACTION/CLIP.avi                 the same frames, read where the folder of PNGs is absent or empty
     puppet_mask/ACTION/CLIP/puppet_mask.mat           part_mask (h, w, F), nonzero on the person
     sub_splits/ACTION_test_split_N.txt                "CLIP.avi 1" (train) or "CLIP.avi 2" (test), for N = 1, 2, 3
     splits/ACTION_test_splitN.txt                     the same for all of JHMDB, named without the last underscore
@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 
 from glpose.data.annotations import Annotations, assemble, read_mat
-from glpose.data.video import FrameSource, ImageFrames, open_frames
+from glpose.data.video import FrameSource, ImageFrames, is_hidden, open_frames
 from glpose.keypoints import HIDDEN, JHMDB, VISIBLE
 from store.errors import DataError
 
@@ -55,7 +55,8 @@ def video_name(clip: str) -> str:
 def read_splits(folder: Path, number: int) -> list[Clip]:
     """The clips of split 1, 2 or 3 of all actions, in the order of the files. DataError naming file and line."""
     pattern = re.compile(rf"(.+)_test_split_?{number}\.txt")
-    found = [(match[1], path) for path in sorted(folder.glob("*.txt")) if (match := pattern.fullmatch(path.name))]
+    paths = sorted(path for path in folder.glob("*.txt") if not is_hidden(path))
+    found = [(match[1], path) for path in paths if (match := pattern.fullmatch(path.name))]
     if not found:
         raise DataError(f"{folder} holds no files of split {number} (ACTION_test_split_{number}.txt): see data.splits")
     clips = []
@@ -77,7 +78,7 @@ def read(positions: Path, images: Path, video: Path | None, masks: Path | None) 
     """One clip's annotation, its frames, and where its boxes come from: "annotation:mask", "annotation:joints" or both.
 
     positions: ACTION/CLIP/joint_positions.mat. images: folder of ACTION/CLIP/00001.png; frame names are relative to
-    it. video: CLIP.avi, for clips without such a folder. masks: puppet_mask.mat, which may be absent. DataError, naming
+    it. video: CLIP.avi, for clips without PNGs there. masks: puppet_mask.mat, which may be absent. DataError, naming
     the file, where one cannot be used.
     """
     clip = f"{positions.parent.parent.name}/{positions.parent.name}"
@@ -109,12 +110,14 @@ def read(positions: Path, images: Path, video: Path | None, masks: Path | None) 
 def _frames(clip: str, length: int, images: Path, video: Path | None) -> FrameSource:
     """The frames of ACTION/CLIP, at least `length`, all called as the PNGs are. DataError where there are none."""
     folder, called = images / clip, video_name(clip.rpartition("/")[2])
-    if folder.is_dir():
-        count = sum(1 for path in folder.iterdir() if path.suffix == ".png")
+    there = folder.iterdir() if folder.is_dir() else ()
+    if count := sum(1 for path in there if path.suffix == ".png" and not is_hidden(path)):
         names = _image_names(clip, max(length, count))
         return ImageFrames(called, tuple(images / name for name in names), names)
     if video is None or not video.is_file():
-        raise DataError(f"the frames of {clip}: neither {folder} (data.images) nor {video} (data.videos) exists")
+        raise DataError(
+            f"the frames of {clip}: there are no PNGs in {folder} (data.images), and there is no {video} (data.videos)"
+        )
     decoded = open_frames(called, video)
     if len(decoded.names) < length:
         raise DataError(f"{video} has {len(decoded.names)} frames; {length} of {clip} are annotated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,12 @@ from store.errors import DataError
 
 def check_people(video: str, notes: Annotations, height: int, width: int) -> list[Fault]:
     """People whose box or joints do not fit a frame of `height` x `width` px, who have none, or another's track id."""
-    boxes, keypoints = notes.boxes, notes.keypoints
-    clipped, inside = clip_boxes(boxes, height, width)
-    area = _areas(boxes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        beyond = inside & (_areas(clipped) < 0.5 * area)
-    outside = (area > 0) & ~inside
+    keypoints = notes.keypoints
+    people = [_who(track) for track in notes.person.tolist()]
+    faults = check_boxes(video, notes.frame.tolist(), notes.boxes, people, height, width)
     joint = keypoints[..., 2] > 0
     x, y = keypoints[..., 0], keypoints[..., 1]
     away = np.maximum(np.maximum(-x, x - width), np.maximum(-y, y - height))
-    faults = [
-        _fault(kind, video, notes, row, _box(boxes[row], height, width))
-        for kind, rows in (("no_area", ~(area > 0)), ("outside", outside), ("beyond", beyond))
-        for row in np.flatnonzero(rows).tolist()
-    ]
     for row in np.flatnonzero(~joint.any(axis=1)).tolist():
         faults.append(_fault("no_joints", video, notes, row, "none is annotated"))
     for row, j in np.argwhere(joint & (away > width)).tolist():
@@ -41,6 +34,23 @@ def check_people(video: str, notes: Annotations, height: int, width: int) -> lis
         if track >= 0 and (frame, track) in seen:
             faults.append(Fault("same_track", video, frame, _who(track)))
         seen.add((frame, track))
+    return faults
+
+
+def check_boxes(
+    video: str, frames: Sequence[int], boxes: np.ndarray, whose: Sequence[str], height: int, width: int
+) -> list[Fault]:
+    """Boxes (n, 4) xyxy px that do not fit their frame of `height` x `width` px. frames, whose: (n,) of each box."""
+    clipped, inside = clip_boxes(boxes, height, width)
+    area = _areas(boxes)
+    some = np.isfinite(boxes).all(axis=1) & (area > 0)
+    beyond = inside & (_areas(clipped) < 0.5 * area)
+    outside = some & ~inside
+    faults = [
+        Fault(kind, video, frames[row], f"{whose[row]}: {_box(boxes[row], height, width)}")
+        for kind, rows in (("no_area", ~some), ("outside", outside), ("beyond", beyond))
+        for row in np.flatnonzero(rows).tolist()
+    ]
     if outside.sum() > len(boxes) / 2:
         what = f"{outside.sum()} of {len(boxes)} boxes lie outside of {px((height, width))}: were the images resized?"
         faults.append(Fault("misfit", video, None, what))
@@ -68,7 +78,8 @@ def check_posetrack(ref: VideoRef, content: dict[str, Any]) -> list[Fault]:
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     """(n,) px²; 0 where a side is not positive, NaN where it is not a number."""
-    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite sides
+        return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
 
 def _fault(kind: str, video: str, notes: Annotations, row: int, what: str) -> Fault:
