@@ -100,16 +100,17 @@ def verify(
     pipeline: Pipeline,
     config: Config = None,
     settings: Settings = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Look at sizes only, not at contents.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove what killed runs left behind.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Have the next run make damaged units again.")] = False,
 ) -> None:
-    """Check every finished output against its size and checksum; exit code 1 if anything is wrong."""
+    """Check every finished output: checksums, shards, counts, embeddings; exit code 1 if anything is wrong."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 
     from stages.verify import verify as verify_outputs
 
-    verify_outputs(context, Console(), clean=clean, repair=repair)
+    verify_outputs(context, Console(), clean=clean, repair=repair, fast=fast)
 
 
 @app.command()
@@ -170,7 +171,9 @@ def check_data(
     config: Config = None,
     settings: Settings = None,
     videos: Videos = "*",
-    full: Annotated[bool, typer.Option("--full", help="Decode every image, not three per video: finds damage inside.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every image, not three per video: finds damage inside.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every fault there, one by one.")
     ] = None,

@@ -2,36 +2,77 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from stages.index import inputs
 from stages.run import STAGES, check_owner
 from stages.stage import Context
-from store.errors import CorruptData
+from store.errors import CorruptData, NotCommitted
+from store.folder import Commit
+from store.tables import read_table
+from store.verify import Verdict, read_in_force, verify_stage
+from store.verify import repair as repair_stage
 
 
-def verify(context: Context, console: Console, *, clean: bool, repair: bool) -> None:
-    """Read all files of the records in force.
+def verify(context: Context, console: Console, *, clean: bool, repair: bool, fast: bool = False) -> None:
+    """Read all files of the records in force, and check what is in them.
 
-    clean: remove what killed runs left. repair: withdraw damaged units, so that the next run makes them again.
-    CorruptData, naming stage, unit and file, if anything is wrong.
+    clean: remove what killed runs left, where all records are sound. repair: withdraw damaged units, so that the next
+    run makes them again. fast: look at sizes only. CorruptData if anything is wrong: a line for each fault, that names
+    stage, unit and, in features and tables, proposal, view and offset.
     """
     check_owner(context)
+    # in the order of the stages: neighbours are held against proposals that are known to be sound
+    found = {name: read_in_force(context.folder(name)) for name in STAGES}
     faults: list[str] = []
-    for name in STAGES:
-        folder = context.folder(name)
-        record = folder.record_in_force()
-        if record is None:
-            continue
-        commits = folder.commits(record)
-        for unit, commit in commits.items():
-            found = folder.faults(commit)
-            faults += [f"{name} {unit}: {fault}" for fault in found]
-            if found and repair:
-                folder.withdraw(record, commit)
-        removed = folder.clean() if clean else []
-        swept = f", {len(removed)} left by killed runs removed" if removed else ""
-        size = sum(commit.bytes for commit in commits.values())
-        console.print(f"{name}: {len(commits)} finished, {size / 1e6:.1f} MB{swept}", highlight=False)
+    verdicts: dict[str, Verdict] = {}
+    columns = [
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        total = sum(commit.bytes for stage in found.values() for commit in stage.commits.values())
+        task = progress.add_task("verify", total=total)
+        for name, stage in found.items():
+            progress.update(task, description=f"verify {name}")
+            folder = context.folder(name)
+
+            def proposals(commit: Commit) -> pd.DataFrame | None:
+                return None if commit.unit in verdicts["extract"].units else _proposals(context, commit)
+
+            verdicts[name] = verdict = verify_stage(
+                folder, stage, fast=fast, progress=lambda done: progress.advance(task, done), proposals=proposals
+            )
+            faults += verdict.lines(name)
+            if repair:
+                repair_stage(folder, stage, verdict)
+            if stage.record is None and not stage.faults:
+                continue
+            swept = ""
+            if clean and read_in_force(folder).faults:
+                swept = ", nothing removed, as its records are damaged"
+            elif clean and (removed := folder.clean()):
+                swept = f", {len(removed)} left by killed runs removed"
+            size = sum(commit.bytes for commit in stage.commits.values())
+            lines = [f"{name}: {len(stage.commits)} finished, {size / 1e6:.1f} MB{swept}"]
+            for line in lines + [f"  note: {note}" for note in verdict.notes]:
+                progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
     if faults:
-        way = "the next run makes them again" if repair else "verify --repair has the next run make them again"
-        raise CorruptData("\n".join([f"{len(faults)} files are damaged; {way}:", *(f"  {fault}" for fault in faults)]))
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        way = "the next run makes what is damaged again" if repair else "verify --repair has the next run mend it"
+        raise CorruptData("\n".join([f"{count}; {way}:", *(f"  {fault}" for fault in faults)]))
+
+
+def _proposals(context: Context, commit: Commit) -> pd.DataFrame | None:
+    """The proposals that a video's neighbours refer to; None where they have changed since, or are damaged."""
+    try:
+        if inputs(context, commit.unit) != commit.inputs:
+            return None
+        return read_table(context.output("extract", commit.unit), "proposals", ["frame", "split"])
+    except (NotCommitted, CorruptData):
+        return None

@@ -45,6 +45,13 @@ def check_unit_name(name: str) -> str:
     return name
 
 
+def as_unit_name(title: str) -> str:
+    """A title as a folder may be called, "_" for each character that it may not hold. StoreError where none is left."""
+    name = re.sub(r"[^A-Za-z0-9_.+=@ -]", "_", title)
+    name = re.sub(r"^[^A-Za-z0-9_]|[ .]$", "_", name)
+    return check_unit_name(name)
+
+
 @dataclass(frozen=True)
 class Commit:
     """What one finished unit consists of. `files`: path inside the attempt -> (bytes, SHA-256).
@@ -96,10 +103,7 @@ class StageFolder:
 
     def commits(self, record: Record) -> dict[str, Commit]:
         """Finished units of a record, by name."""
-        folder = self._commit_folder(record)
-        return {
-            name.removesuffix(".json"): _commit(folder / name, text) for name, text in texts(folder, "*.json").items()
-        }
+        return _commits(self._commit_folder(record))
 
     def commit_of(self, record: Record, unit: str) -> Commit:
         """The commit of one unit. NotCommitted if it is not finished."""
@@ -178,11 +182,10 @@ class StageFolder:
         attempts = sorted(self.path.glob("data/*/*"), key=str)
         idle = [folder for folder in attempts if folder.is_dir() and abandoned(folder)]
         # read after looking at the locks: a writer that has let go meanwhile has published before
-        records = self.path / "records"
         kept = {
             (commit.unit, commit.attempt)
-            for name, text in texts(records, "*.json").items()
-            for commit in self.commits(parse_json(records / name, text)).values()
+            for folder in self.path.glob("commit/*")
+            for commit in _commits(folder).values()
         }
         removed = [folder for folder in idle if (folder.parent.name, folder.name) not in kept]
         for folder in removed:
@@ -201,13 +204,16 @@ class StageFolder:
         pointer = self.path / "stage.json"
         value = parse_json(pointer, text)
         try:
-            written, record = int(value["format"]), dict(value["record"])
+            written = int(value["format"])
+            if written > FORMAT:
+                raise StoreError(
+                    f"{self.path} has store format {written}; this program reads up to {FORMAT}: upgrade glpose"
+                )
+            record, digest = dict(value["record"]), value["digest"]
         except (KeyError, TypeError, ValueError):
             raise CorruptData(f"{pointer} is not a stage record; delete it and run the stage again") from None
-        if written > FORMAT:
-            raise StoreError(
-                f"{self.path} has store format {written}; this program reads up to {FORMAT}: upgrade glpose"
-            )
+        if digest != fingerprint(record):
+            raise CorruptData(f"{pointer} does not match its digest; delete it and run the stage again")
         return record
 
     def _is_published(self, record: Record, unit: str, attempt: str) -> bool:
@@ -226,7 +232,7 @@ class StageFolder:
             "files": {name: list(entry) for name, entry in commit.files.items()},
             "meta": commit.meta,
         }
-        text = json.dumps(value, indent=1) + "\n"
+        text = json.dumps({**value, "checksum": fingerprint(value)}, indent=1) + "\n"
         if replace is None:
             if not publish_if_absent(path, text):
                 raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was finished by another run meanwhile")
@@ -251,6 +257,10 @@ def _pointer(record: Record) -> str:
     return json.dumps({"format": FORMAT, "digest": fingerprint(record), "record": record}, indent=1) + "\n"
 
 
+def _commits(folder: Place) -> dict[str, Commit]:
+    return {name.removesuffix(".json"): _commit(folder / name, text) for name, text in texts(folder, "*.json").items()}
+
+
 def _commit(path: Place, text: str) -> Commit:
     value = parse_json(path, text)
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
@@ -258,7 +268,11 @@ def _commit(path: Place, text: str) -> Commit:
             f"{path} has store format {value['format']}; this program reads up to {FORMAT}: upgrade glpose"
         )
     try:
+        checksum = value.pop("checksum")
         files = {name: (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
-        return Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
+        commit = Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
+    if checksum != fingerprint(value):
+        raise CorruptData(f"{path} is damaged: it does not match its checksum; delete it and run the stage again")
+    return commit

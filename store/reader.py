@@ -17,6 +17,7 @@ from store.places import Place, check_reachable, place
 from store.record import Record
 from store.samples import Sample, read_sample
 from store.tables import BOX, SCHEMAS, read_tables
+from store.verify import read_in_force, verify_stage
 
 
 def open_store(root: str | Place) -> Store:
@@ -109,14 +110,11 @@ class Store:
         return describe(self._extract, self._commits, self._index, known)
 
     def verify(self) -> list[str]:
-        """Check every committed file's size and checksum and every row count; one plain line per fault found."""
-        faults = []
-        for video, commit in self._commits.items():
-            found = self._extract.faults(commit)
-            if not found and (rows := len(self.table(video))) != (stored := len(self.features(video))):
-                found = [f"{rows} proposals in the table, {stored} in the features"]
-            faults += [f"{video}: {fault}" for fault in found]
-        return faults
+        """Check every file, shard, count, scale and embedding of the features; one plain line per fault found."""
+        found = read_in_force(self._extract)
+        verdict = verify_stage(self._extract, found)
+        units = [f"{video}: {line}" for video, lines in verdict.units.items() for line in lines]
+        return [*verdict.records, *units]
 
     def commit(self, video: str) -> Commit:
         """The commit record of a video's features: files, sizes, checksums and `meta`."""

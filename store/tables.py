@@ -115,5 +115,5 @@ def _read(path: Place, columns: Sequence[str] | None) -> pa.Table:
     try:
         with open_binary(path) as handle:
             return pq.read_table(handle, columns=list(columns) if columns else None, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise CorruptData(f"{path} cannot be read ({error}); run verify") from None

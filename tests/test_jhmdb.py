@@ -41,7 +41,7 @@ from stages.config import find_config, load_pipeline
 from stages.run import run_stages, stages_of
 from stages.stage import Context
 from store.errors import ConfigError, DataError
-from store.folder import check_unit_name
+from store.folder import as_unit_name
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 6
 REAL_CLIP = "Goal_Keeping_Tips_catch_f_cm_np1_fr_med_2"
@@ -195,7 +195,7 @@ def test_the_official_split_files(shared_data: Path, tmp_path: Path):
         assert len(clips) == 928
         assert len({clip.action for clip in clips}) == 21
         assert sum(clip.split == "train" for clip in clips) == train
-        assert len({check_unit_name(jhmdb.video_name(clip.name)) for clip in clips}) == 928
+        assert len({as_unit_name(clip.name) for clip in clips}) == 928
         assert sum((clip.action, clip.name) == ("catch", REAL_CLIP) for clip in clips) == 1
 
 

@@ -23,7 +23,7 @@ from store.features import FeatureWriter
 from store.folder import Commit, StageFolder
 from store.index import build_index, read_index, search_outside, write_index
 from store.places import Place
-from store.record import make_record
+from store.record import fingerprint, make_record
 from store.schema import FeatureSchema
 from store.tables import SCHEMAS, merge_tables, read_table, read_tables, write_table
 
@@ -268,8 +268,10 @@ def test_describe_needs_the_number_of_proposals(root: Path) -> None:
 def test_a_thousand_videos_open_by_their_commits_alone(root: Path) -> None:
     commits = next((root / "extract/commit").iterdir())
     of_b = json.loads((commits / "b.json").read_text())
+    del of_b["checksum"]
     for number in range(1000):
-        (commits / f"v{number:03}.json").write_text(json.dumps({**of_b, "unit": f"v{number:03}"}))
+        value = {**of_b, "unit": f"v{number:03}"}
+        (commits / f"v{number:03}.json").write_text(json.dumps({**value, "checksum": fingerprint(value)}))
     with opened_files(root) as opened:
         stored = store.open(root)
         assert len(stored.videos) == 1003
@@ -409,7 +411,7 @@ def test_verify_finds_damage(root: Path, name: str, damage: Callable[[Path], Non
     damage(path)
     faults = store.open(root).verify()
     assert len(faults) == 1
-    assert re.fullmatch(f"b: {re.escape(name)} .*{words}", faults[0])
+    assert re.fullmatch(f"b: (proposals 0 to 1: )?{re.escape(name)} .*{words}", faults[0])
     assert len(store.open(root).features("a")) == 33  # the other videos stay readable
 
 
@@ -418,7 +420,8 @@ def test_verify_finds_tables_and_features_that_disagree(root: Path) -> None:
         with FeatureWriter(attempt.path, SCHEMA, 0):
             pass
         write_table(attempt.path, "proposals", proposals("c", 3))
-    assert store.open(root).verify() == ["c: 3 proposals in the table, 0 in the features"]
+        attempt.meta = {"proposals": 3}
+    assert store.open(root).verify() == ["c: features of 0 proposals, 3 were committed"]
 
 
 def test_lost_shard_is_not_read_as_zeros(root: Path) -> None:

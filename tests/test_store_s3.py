@@ -207,7 +207,7 @@ def test_damaged_units_are_made_again(root: Place, tmp_path: Path) -> None:
     content[100] ^= 1
     shard.write_bytes(bytes(content))
     code, printed = glpose_stage(config, "verify", *there)
-    assert code == 1 and "extract a: features.zarr/key/c/0/0/0/0/0 does not match its checksum" in printed
+    assert code == 1 and "extract a: proposal 0, view 0: key does not match its checksum" in printed
     with pytest.raises(CorruptData, match="'a' are damaged: key of proposal 0"):
         store.open(str(root)).features("a").key()
     assert glpose_stage(config, "verify", "--repair", *there)[0] == 1

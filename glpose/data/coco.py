@@ -34,11 +34,10 @@ from typing import Any
 import numpy as np
 
 from glpose.data.annotations import MALFORMED, Annotations, assemble, explain, read_annotation_json
-from glpose.data.jhmdb import video_name
 from glpose.data.video import by_number
 from glpose.keypoints import ABSENT, HIDDEN, VISIBLE, JointSet
 from store.errors import DataError, StoreError
-from store.folder import check_unit_name
+from store.folder import as_unit_name
 
 
 @dataclass(frozen=True)
@@ -201,10 +200,8 @@ def _titles(path: Path, data: dict[str, Any], key: str | None, groups: dict[Any,
 
 def _folder_name(title: str) -> str:
     """A video's title as a folder may be called."""
-    name = video_name(title)
-    name = name[:-1] + "_" if name.endswith((" ", ".")) else name
     try:
-        return check_unit_name(name)
+        return as_unit_name(title)
     except StoreError as error:
         raise ValueError(str(error)) from None
 

@@ -33,6 +33,7 @@ from glpose.data.annotations import Annotations, assemble, read_mat
 from glpose.data.video import FrameSource, ImageFrames, is_hidden, open_frames
 from glpose.keypoints import HIDDEN, JHMDB, VISIBLE
 from store.errors import DataError
+from store.folder import as_unit_name
 
 SPLITS: dict[str, Literal["train", "eval"]] = {"1": "train", "2": "eval"}
 
@@ -44,12 +45,6 @@ class Clip:
     action: str
     name: str
     split: Literal["train", "eval"]
-
-
-def video_name(clip: str) -> str:
-    """The clip's name as a folder may be called; the names of the 928 clips stay different from each other."""
-    name = re.sub(r"[^A-Za-z0-9_.+=@ -]", "_", clip)
-    return re.sub(r"^[^A-Za-z0-9_]", "_", name)
 
 
 def read_splits(folder: Path, number: int) -> list[Clip]:
@@ -109,7 +104,7 @@ def read(positions: Path, images: Path, video: Path | None, masks: Path | None) 
 
 def _frames(clip: str, length: int, images: Path, video: Path | None) -> FrameSource:
     """The frames of ACTION/CLIP, at least `length`, all called as the PNGs are. DataError where there are none."""
-    folder, called = images / clip, video_name(clip.rpartition("/")[2])
+    folder, called = images / clip, as_unit_name(clip.rpartition("/")[2])
     there = folder.iterdir() if folder.is_dir() else ()
     if count := sum(1 for path in there if path.suffix == ".png" and not is_hidden(path)):
         names = _image_names(clip, max(length, count))

@@ -20,7 +20,7 @@ from glpose.options import (
     SplitOptions,
 )
 from store.errors import DataError
-from store.folder import check_unit_name
+from store.folder import as_unit_name, check_unit_name
 
 ANNOTATION_SUFFIXES = (".json", ".json.gz")
 
@@ -118,7 +118,7 @@ def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[Vi
         raise DataError(f"folder of split files {folder} does not exist (data.splits)")
     return [
         VideoRef(
-            name=check_unit_name(jhmdb.video_name(clip.name)),
+            name=as_unit_name(clip.name),
             format="jhmdb",
             path=data.root / data.annotations / clip.action / clip.name / "joint_positions.mat",
             root=data.root / data.images,
