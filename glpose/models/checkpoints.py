@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -29,6 +29,9 @@ from glpose.models.hrnet import HRNet
 from glpose.options import HeadOptions
 from store.atomic import replacing
 from store.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from glpose.models.cascade_rcnn import CascadeRCNN
 
 # Weights that come with the package: name -> path inside it.
 SHIPPED = {"demo": "weights/hrnet_demo.safetensors"}
@@ -49,7 +52,7 @@ HRNET_STAGE4 = re.compile(r"stage3\.3\.fuse_layers\.[12]\.|transition3\.|stage4\
 
 
 class _Skipped:
-    """Stands in for numpy's values (scores, colours) that training checkpoints hold beside their tensors."""
+    """Stands in for what training checkpoints hold beside tensors: numpy's scores and colours, mmengine's logs."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -58,14 +61,16 @@ class _Skipped:
         pass
 
 
-# Unpickled as `_Skipped`, never as numpy's own: an unpickled dtype can be forged into one that reads any address.
-_NUMPY_VALUES: list[Any] = [
+# Unpickled as `_Skipped`, never as what they are: an unpickled dtype can be forged into one that reads any address.
+_SKIPPED_VALUES: list[Any] = [
     (_Skipped, "numpy.dtype"),
     (_Skipped, "numpy.ndarray"),
     (_Skipped, "numpy.core.multiarray.scalar"),  # numpy 1
     (_Skipped, "numpy.core.multiarray._reconstruct"),
     (_Skipped, "numpy._core.multiarray.scalar"),  # numpy 2
     (_Skipped, "numpy._core.multiarray._reconstruct"),
+    (_Skipped, "mmengine.logging.history_buffer.HistoryBuffer"),  # in every training checkpoint of mmdetection 3.x
+    (_Skipped, "builtins.getattr"),  # by which that pickles its methods; nothing is looked up
 ]
 
 
@@ -96,7 +101,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         with open(path, "rb") as handle:
             start = handle.read(2)
         if start == b"PK" or start[:1] == b"\x80":  # a zip archive, or the bare pickle of torch < 1.6
-            with torch.serialization.safe_globals(_NUMPY_VALUES):
+            with torch.serialization.safe_globals(_SKIPPED_VALUES):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             content = safetensors.torch.load_file(path)
@@ -148,21 +153,7 @@ def load_hrnet(source: str | Path | Mapping[str, Any], *, width: int | None = No
     with torch.random.fork_rng(devices=[]):  # loading must not change what is drawn after it
         model = HRNet(found_width, joints, stages)
     expected = model.state_dict()
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    problems = [
-        _some("missing", [name for name in expected if name not in tensors and name not in counters]),
-        _some(
-            "misshapen",
-            [
-                f"{name} {tuple(t.shape)} instead of {tuple(expected[name].shape)}"
-                for name, t in tensors.items()
-                if name in expected and t.shape != expected[name].shape
-            ],
-        ),
-        _some("unknown", [name for name in tensors if name not in expected]),
-    ]
-    if any(problems):
-        listed = "; ".join(filter(None, problems))
+    if listed := misfits(tensors, expected):
         raise CheckpointError(f"{where} does not fit HRNet-W{found_width} with {stages} stages: tensors {listed}")
     model.load_state_dict(expected | tensors)  # copies, and converts half precision; counters may be the new network's
     return model.eval()
@@ -271,3 +262,41 @@ def load_heads(path: str | Path, *, space: str) -> GLPoseHeads:
     except (ValueError, RuntimeError) as error:  # pydantic's and JSON's errors are ValueErrors
         raise CheckpointError(f"{path}: the heads do not fit their own description ({error}); train again") from None
     return heads.eval()
+
+
+def load_cascade_rcnn(source: str | Path | Mapping[str, Any]) -> CascadeRCNN:
+    """Build the Cascade R-CNN that a checkpoint holds: float32, CPU, eval mode, sharing no memory with its source.
+
+    source: a file of mmdetection 2.x or 3.x or one of ours, or the dict that such a file holds. Backbone and number of
+    classes are read from the tensors; the first class must be person. Mask heads are left out.
+
+    Raises CheckpointError for a file that `read_state_dict` refuses, another network, tensors that are missing,
+    misshapen or unknown, and mmdetection's caffe-style weights.
+    """
+    # Here, for torchvision takes a second to import and most users of this module need none of it.
+    from glpose.models.cascade_checkpoints import cascade_from_tensors
+
+    if isinstance(source, Mapping):
+        return cascade_from_tensors(_unwrap(source, "the state dict"), "the state dict")
+    if "caffe" in Path(source).name:  # their tensors have the same names and shapes, so only the name tells
+        raise CheckpointError(
+            f"{source} is of mmdetection's caffe style, which takes its input and its strides otherwise; "
+            "take the checkpoint of the same name without caffe"
+        )
+    return cascade_from_tensors(read_state_dict(source), str(source))
+
+
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What keeps tensors from being the expected ones, as one line, or nothing: missing, misshapen, unknown.
+
+    num_batches_tracked may be missing.
+    """
+    shapes = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in tensors if name not in expected]
+    found = [_some("missing", missing), _some("misshapen", shapes), _some("unknown", unknown)]
+    return "; ".join(filter(None, found))
