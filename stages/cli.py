@@ -235,6 +235,10 @@ def main() -> None:
             raise
         _fail("interrupted; the same command goes on from here", 130)
     except OSError as error:  # a folder that cannot be written, a full disk: nothing that a traceback explains better
+        from store.places import is_store_failure
+
+        if is_store_failure(error):
+            _fail(f"the object store failed ({error}); the same command goes on from here", 1)
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}", 1)

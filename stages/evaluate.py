@@ -19,7 +19,7 @@ from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_p
 from stages.config import PipelineConfig
 from stages.detect import box_sources
 from stages.runtime import choose_device
-from stages.stage import Context, Stage
+from stages.stage import Context, Stage, shown_output
 from stages.train import CHECKPOINT, Split, load_split, split_digest, split_videos, variants
 from store.atomic import write_json
 from store.errors import ConfigError
@@ -81,7 +81,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
 
 def finish(context: Context) -> list[str]:
     """The table, and where everything is."""
-    folder = context.config.work / "eval" / "latest" / UNIT
+    folder = shown_output(context, "eval", UNIT)
     table = (context.output("eval", UNIT) / "table.txt").read_text().rstrip()
     return [table, f"  predictions, scores and pictures in {folder}"]
 

@@ -13,8 +13,8 @@ from stages.config import PipelineConfig
 from stages.stage import Context, Stage, nothing, video_units
 from store.features import VideoFeatures
 from store.folder import Attempt
-from store.index import build_index, write_index
-from store.record import fingerprint, number_or_none
+from store.index import build_index, made_from, write_index
+from store.record import number_or_none
 from store.tables import merge_tables, read_table, read_tables, write_table
 
 VERSION = 1
@@ -27,7 +27,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def inputs(context: Context, unit: str) -> str:
     """Digest of the video's features and proposals."""
-    return fingerprint(context.commit("extract", unit).digest)
+    return made_from(context.commit("extract", unit))
 
 
 def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:

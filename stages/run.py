@@ -200,7 +200,8 @@ def check_owner(context: Context) -> None:
     if not work.is_dir():
         return
     if not (work / OWNER).exists():
-        if any(not path.name.startswith(".") for path in work.iterdir()):  # a killed run leaves only hidden files
+        # a killed run leaves hidden files, an imported store folders of stages
+        if any(not path.name.startswith(".") and path.name not in STAGES for path in work.iterdir()):
             raise StoreError(f"{work} is not empty and not a glpose work folder: choose another with --set work=DIR")
     elif (other := read_json(work / OWNER).get("pipeline")) != name:
         raise StoreError(
@@ -225,6 +226,10 @@ def _make_units(stage: Stage, context: Context, found: Survey, console: Console)
         for unit in found.todo:
             progress.update(task, description=f"{stage.name} {unit}")
             stale = found.stale.get(unit)
+            if stale is None and unit in folder.commits(found.record):  # looked at again: units take long
+                _say(progress.console, f"  {unit} of {stage.name} was finished by another run meanwhile; kept that one")
+                progress.advance(task)
+                continue
             try:
                 with folder.writing(found.record, unit, found.inputs[unit], replace=stale) as attempt:
                     line = stage.make(context, shared, unit, attempt)

@@ -109,6 +109,14 @@ def no_lines(_: Context) -> list[str]:
     return []
 
 
+def shown_output(context: Context, stage: str, unit: str = "") -> Place:
+    """Where people find what a stage has made: by its links, or in S3, which has none, by its attempts."""
+    folder = context.config.work / stage
+    if isinstance(folder, Path):
+        return folder / "latest" / unit
+    return context.output(stage, unit) if unit else folder / "data"
+
+
 def _check_gap(ref: VideoRef, k: int) -> None:
     """ConfigError where one video's splits lie so close that a local frame of one is a key frame of the other."""
     if len(ref.ranges) < 2:

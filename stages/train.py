@@ -16,7 +16,7 @@ from glpose.training import References, stored_references, train_heads
 from stages.config import PipelineConfig
 from stages.index import load_neighbours
 from stages.runtime import choose_device
-from stages.stage import Context, Stage
+from stages.stage import Context, Stage, shown_output
 from store.errors import TrainingError
 from store.folder import Attempt
 from store.record import fingerprint
@@ -114,5 +114,5 @@ STAGE = Stage(
     inputs=inputs,
     prepare=prepare,
     make=make,
-    finish=lambda context: [f"  heads in {context.config.work / 'train' / 'latest'}"],
+    finish=lambda context: [f"  heads in {shown_output(context, 'train')}"],
 )

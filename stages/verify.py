@@ -64,7 +64,9 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
                 progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        by_hand = any("stage.json" in fault for stage in found.values() for fault in stage.faults)
         way = "the next run makes what is damaged again" if repair else "verify --repair has the next run mend it"
+        way += ", but for stage.json, of which its line says what to do" if by_hand else ""
         raise CorruptData("\n".join([f"{count}; {way}:", *(f"  {fault}" for fault in faults)]))
 
 

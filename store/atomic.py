@@ -7,11 +7,11 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from store.errors import CorruptData, DiskFull
+from store.errors import CorruptData, DiskFull, StoreError
 
 
 @contextmanager
@@ -40,9 +40,15 @@ def publish_local(path: Path, text: str) -> bool:
             os.link(temporary, path)  # fails where `path` exists, atomically, unlike rename
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                raise
+            raise StoreError(f"{path.parent}: its file system has no hard links, which finished outputs need") from None
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+        with suppress(PermissionError):  # it may be new too, or not ours
+            sync_folder(path.parent.parent)
     return True
 
 

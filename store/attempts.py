@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import IO
 
 from store.atomic import sync_file, sync_folder
-from store.places import Place, upload
+from store.places import Place, details, upload
 from store.record import file_digest
 
 REMOTE_LIFETIME = 24 * 3600.0  # seconds after which an uncommitted upload counts as abandoned
+TEMPORARY_LIFETIME = 3600.0  # and a hidden file that takes its place by a rename
+SPOOL = "glpose-"  # temporary folders that are filled for S3: this and the number of the process
 
 
 def attempt_name() -> str:
@@ -32,7 +35,7 @@ def attempt_name() -> str:
 def fresh_folder(folder: Place) -> Iterator[Path]:
     """A new folder of this machine to fill: `folder` itself, or for S3 a temporary one."""
     if not isinstance(folder, Path):
-        with tempfile.TemporaryDirectory(prefix="glpose-") as spool:
+        with tempfile.TemporaryDirectory(prefix=f"{SPOOL}{os.getpid()}-") as spool:
             yield Path(spool)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,8 @@ def seal(filled: Path, folder: Place) -> dict[str, tuple[int, str]]:
         if isinstance(folder, Path):
             sync_folder(Path(parent))
     if isinstance(folder, Path):
-        sync_folder(folder.parent)
+        for parent in (folder.parent, folder.parent.parent):  # both may be new
+            sync_folder(parent)
     else:
         upload(filled, folder)
     return dict(sorted(files.items()))
@@ -67,7 +71,9 @@ def seal(filled: Path, folder: Place) -> dict[str, tuple[int, str]]:
 def abandoned(folder: Place) -> bool:
     """Whether an attempt's writer is gone."""
     if not isinstance(folder, Path):
-        return time.time() - int(folder.name.split("-")[0], 16) / 1e9 > REMOTE_LIFETIME
+        begun = int(folder.name.split("-")[0], 16) / 1e9
+        uploaded = [entry["LastModified"].timestamp() for entry in details(folder)]
+        return time.time() - max(begun, *uploaded, 0.0) > REMOTE_LIFETIME
     try:
         with open(_marker(folder)) as handle:
             _lock(handle)
@@ -82,6 +88,23 @@ def forget(folder: Place) -> None:
     """Remove the lock's file of an attempt whose writer is gone."""
     if isinstance(folder, Path):
         _marker(folder).unlink(missing_ok=True)
+
+
+def sweep_leftovers(stage: Place) -> None:
+    """Remove what no attempt is: hidden files that never got their names, locks and folders of killed processes."""
+    if not isinstance(stage, Path):
+        for spool in Path(tempfile.gettempdir()).glob(f"{SPOOL}*-*"):
+            number = spool.name.removeprefix(SPOOL).split("-")[0]
+            if number.isdecimal() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(spool, ignore_errors=True)
+        return
+    for path in [path for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp") for path in stage.glob(pattern)]:
+        if time.time() - path.lstat().st_mtime > TEMPORARY_LIFETIME:
+            path.unlink(missing_ok=True)
+    for marker in stage.glob("data/*/*.writing"):
+        folder = marker.with_name(marker.name.removesuffix(".writing"))
+        if not folder.exists() and abandoned(folder):
+            marker.unlink(missing_ok=True)
 
 
 def _lock(handle: IO[str]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from store.atomic import is_disk_full, parse_json
-from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal
+from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal, sweep_leftovers
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
 from store.places import Place, publish_if_absent, read_text, remove_if, remove_tree, sizes, swap, texts
 from store.record import Record, file_digest, fingerprint
@@ -136,8 +137,9 @@ class StageFolder:
             if not self._is_published(record, unit, name):  # an interrupt may come right after publishing
                 remove_tree(folder)
             if is_disk_full(error):
+                where = self.path if isinstance(self.path, Path) else tempfile.gettempdir()  # S3 has no disk to fill
                 raise DiskFull(
-                    f"the disk is full while writing {unit!r} of {self.path.name} below {self.path}; finished videos "
+                    f"the disk is full while writing {unit!r} of {self.path.name} below {where}; finished videos "
                     "are safe: free some space and run the same command again"
                 ) from None
             raise
@@ -192,6 +194,7 @@ class StageFolder:
             remove_tree(folder)
         for folder in idle:
             forget(folder)
+        sweep_leftovers(self.path)
         return removed
 
     def _pointer_text(self) -> str | None:

@@ -8,9 +8,16 @@ import faiss
 import numpy as np
 
 from store.errors import CorruptData
+from store.folder import Commit
 from store.places import Place
+from store.record import fingerprint
 
 FILE = "index.faiss"
+
+
+def made_from(features: Commit) -> str:
+    """What a video's index notes as its inputs: digest of the features and proposals that it was made from."""
+    return fingerprint(features.digest)
 
 
 def build_index(embeddings: np.ndarray) -> faiss.IndexFlatIP:

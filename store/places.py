@@ -11,12 +11,16 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 from store.atomic import parse_json, publish_local, replacing
 from store.errors import NotCommitted, StoreError
+
+S3_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "obstore")
+CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # s, after each conflict
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -31,6 +35,8 @@ def place(root: str | Place) -> Place:
     text = str(root)
     if "://" not in text:
         return Path(text)
+    if not isinstance(root, str):
+        return root  # a UPath, with the options that it was given
     if not text.startswith("s3://") or len(text.split("/")) < 4 or not text.split("/")[2]:
         raise StoreError(f"{text}: a store is a folder or s3://BUCKET/PREFIX")
     try:
@@ -43,11 +49,13 @@ def place(root: str | Place) -> Place:
 
 
 def check_reachable(path: Place) -> None:
-    """StoreError, in one line, where a bucket is not there or not ours to read."""
+    """StoreError, in one line, where a bucket is not there or the prefix not ours to list."""
     if isinstance(path, Path):
         return
+    bucket = cast(Any, path.fs)
     try:
-        path.fs.ls(path.drive.rstrip("/") or path.path.split("/")[0], refresh=True)
+        name, prefix, _ = bucket.split_path(path.path)
+        bucket.call_s3("list_objects_v2", Bucket=name, Prefix=f"{prefix}/", MaxKeys=1)
     except Exception as error:  # botocore, aiohttp and s3fs each have their own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StoreError(
@@ -56,20 +64,19 @@ def check_reachable(path: Place) -> None:
         ) from None
 
 
-def is_store_failure(error: Exception) -> bool:
-    """Whether an error comes from the libraries that talk to S3: a lost connection, expired credentials."""
-    return type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "s3fs")
+def is_store_failure(error: BaseException) -> bool:
+    """Whether an error comes from the libraries that talk to S3: a lost connection, expired credentials, no rights.
+
+    s3fs gives many of them as PermissionError and the like; what they were stands behind.
+    """
+    return any(type(link).__module__.split(".")[0] in S3_LIBRARIES for link in _chain(error))
 
 
 def publish_if_absent(path: Place, text: str) -> bool:
     """Create `path` holding `text` in one step, unless it exists. Returns whether this call created it."""
     if isinstance(path, Path):
         return publish_local(path, text)
-    try:
-        path.fs.pipe_file(path.path, text.encode(), mode="create")  # S3's If-None-Match: *
-    except FileExistsError:
-        return False
-    return True
+    return _put_once(lambda: path.fs.pipe_file(path.path, text.encode(), mode="create"))  # If-None-Match: *
 
 
 def swap(path: Place, old: str, new: str) -> bool:
@@ -86,13 +93,10 @@ def swap(path: Place, old: str, new: str) -> bool:
         tag = bucket.info(path.path)["ETag"]
         if bucket.cat_file(path.path) != old.encode():
             return False
-        name, key, _ = bucket.split_path(path.path)
-        bucket.call_s3("put_object", Bucket=name, Key=key, Body=new.encode(), IfMatch=tag)
-    except OSError as error:  # gone, or changed meanwhile
-        if isinstance(error, FileNotFoundError) or "pre-condition" in str(error).lower():
-            return False
-        raise
-    return True
+    except FileNotFoundError:
+        return False
+    name, key, _ = bucket.split_path(path.path)
+    return _put_once(lambda: bucket.call_s3("put_object", Bucket=name, Key=key, Body=new.encode(), IfMatch=tag))
 
 
 def remove_if(path: Place, old: str) -> bool:
@@ -141,6 +145,11 @@ def sizes(folder: Place) -> dict[str, int]:
     return dict(sorted(out.items()))
 
 
+def details(folder: UPath) -> list[dict[str, Any]]:
+    """What S3 says of every object below a prefix."""
+    return list(cast(dict[str, dict[str, Any]], folder.fs.find(folder.path, detail=True)).values())
+
+
 def upload(source: Path, folder: UPath) -> None:
     """Copy a local folder's contents to a place in S3."""
     folder.fs.put(f"{source}/", f"{folder.path}/", recursive=True)
@@ -183,6 +192,37 @@ def writing_file(path: Place) -> Iterator[Path]:
 def open_binary(path: Place) -> BinaryIO:
     """Open for reading; OSError where it cannot be."""
     return open(path, "rb") if isinstance(path, Path) else path.open("rb")
+
+
+def _put_once(put: Callable[[], object]) -> bool:
+    """Make a conditional put. Returns False where its condition is not met.
+
+    S3 answers 409 to one of several puts that come at the same moment; that one is to try again.
+    """
+    for wait in CONFLICT_WAITS:
+        try:
+            put()
+            return True
+        except Exception as error:
+            if isinstance(error, FileExistsError) or _s3_code(error) in ("PreconditionFailed", "NoSuchKey"):
+                return False
+            if _s3_code(error) != "ConditionalRequestConflict":
+                raise
+            time.sleep(wait)
+    raise StoreError("S3 refused a conditional put again and again (ConditionalRequestConflict): run it again")
+
+
+def _s3_code(error: BaseException) -> str:
+    """S3's own name for an error, "" if it is none of S3's."""
+    codes = (getattr(link, "response", {}).get("Error", {}).get("Code", "") for link in _chain(error))
+    return next((code for code in codes if code), "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _unlink_if(path: Place, old: str) -> bool:

@@ -6,8 +6,9 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from store.places import Place
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 Range = tuple[int, int]  # begin and length, bytes
+S3_OPTIONS = ("endpoint_url", "key", "secret", "token")  # of fsspec's
+CREDENTIALS_KEPT = timedelta(minutes=10)  # before botocore is asked again
 
 
 class Ranges(Protocol):
@@ -41,7 +44,8 @@ def open_ranges(path: Place, committed: int) -> Iterator[Ranges]:
     """
     if not isinstance(path, Path):
         name, _, key = path.path.partition("/")
-        yield _Remote(_bucket(name), key, committed)
+        given = {key: str(path.storage_options[key]) for key in S3_OPTIONS if path.storage_options.get(key)}
+        yield _Remote(_bucket(name, tuple(given.items())), key, committed)
         return
     file = os.open(path, os.O_RDONLY)
     try:
@@ -88,14 +92,16 @@ class _Remote:
         if not ranges:
             return
         starts, lengths = [begin for begin, _ in ranges], [length for _, length in ranges]
-        found = self._bucket.get_ranges(self._key, starts=starts, lengths=lengths, coalesce=0)
+        with _as_os_errors(self._key):
+            found = self._bucket.get_ranges(self._key, starts=starts, lengths=lengths, coalesce=0)
         self._fetched = dict(zip(ranges, found, strict=True))
 
     def read(self, buffers: Sequence[memoryview], begin: int) -> bool:
         length = sum(len(buffer) for buffer in buffers)
         content = self._fetched.pop((begin, length), None)
         if content is None:
-            content = self._bucket.get_range(self._key, start=begin, length=length)
+            with _as_os_errors(self._key):
+                content = self._bucket.get_range(self._key, start=begin, length=length)
         got, start = memoryview(content), 0
         if len(got) != length:
             return False
@@ -106,16 +112,51 @@ class _Remote:
 
 
 @functools.lru_cache(maxsize=8)
-def _bucket(name: str) -> S3Store:
-    """A bucket by the same credentials and address as fsspec's, which botocore finds."""
+def _bucket(name: str, options: tuple[tuple[str, str], ...]) -> S3Store:
+    """A bucket by the address, region and credentials that botocore finds, as fsspec has them.
+
+    options: fsspec's `endpoint_url`, `key`, `secret` and `token`, where a path was given with them.
+    """
     import botocore.session
-    from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
-    session = botocore.session.get_session()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    provider = Boto3CredentialProvider(session)
-    http = bool(endpoint and endpoint.startswith("http://"))
-    if endpoint:
-        return S3Store(name, endpoint=endpoint, credential_provider=provider, client_options={"allow_http": http})
-    return S3Store(name, credential_provider=provider)
+    session, given = botocore.session.get_session(), dict(options)
+    if "key" in given:
+        session.set_credentials(given["key"], given["secret"], given.get("token"))
+    client = session.create_client("s3", endpoint_url=given.get("endpoint_url"))
+    return S3Store(
+        name,
+        endpoint=client.meta.endpoint_url,
+        region=client.meta.region_name or "us-east-1",
+        client_options={"allow_http": client.meta.endpoint_url.startswith("http://")},
+        **_credentials(session),
+    )
+
+
+def _credentials(session: Any) -> dict[str, Any]:
+    """How to sign: by what botocore has, asked again before it expires; not at all where it has nothing."""
+    found = session.get_credentials()
+    if found is None:
+        return {"skip_signature": True}
+
+    def provide() -> dict[str, Any]:
+        frozen = found.get_frozen_credentials()  # refreshes them
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_KEPT,
+        }
+
+    return {"credential_provider": provide}
+
+
+@contextmanager
+def _as_os_errors(key: str) -> Iterator[None]:
+    """What goes wrong in S3 is an OSError, as it is on a disk."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(f"{key}: {str(error).splitlines()[0]}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from store.description import describe, proposals_of, schemas_of
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
 from store.folder import Commit, StageFolder
+from store.index import made_from
 from store.places import Place, check_reachable, place
 from store.record import Record
 from store.samples import Sample, read_sample
@@ -71,18 +73,37 @@ class Store:
         return table
 
     def neighbours(self, video: str | None = None) -> pd.DataFrame:
-        """One row per proposal and rank: video, proposal, rank, reference, similarity. NotCommitted before `index`."""
-        record = self._index.record_in_force()
-        if record is None:
+        """One row per proposal and rank: video, proposal, rank, reference, similarity.
+
+        NotCommitted before `index`, and where it was made of other features than the store has.
+        """
+        if self._index.record_in_force() is None:
             raise NotCommitted(f"{self.root} has no index yet: run glpose-stage index")
         if video is None:
-            return read_tables(self._index, self._index.commits(record), "neighbours")
+            return read_tables(self._index, self.indexed(), "neighbours")
         self.commit(video)  # where the video is unknown, this says so
-        return read_tables(self._index, {video: self._index.commit_of(record, video)}, "neighbours")
+        commits = self.indexed([video])
+        if video not in commits:
+            raise NotCommitted(f"{self.root} has no index of {video!r} yet: run glpose-stage index")
+        return read_tables(self._index, commits, "neighbours")
+
+    def indexed(self, videos: Sequence[str] | None = None) -> dict[str, Commit]:
+        """Commits of the index by video, all by default; none before `index` has begun.
+
+        NotCommitted where one was made of other features than the store has.
+        """
+        made = self._made_indices()
+        commits = {video: made[video] for video in (self.videos if videos is None else videos) if video in made}
+        if stale := [video for video, commit in commits.items() if commit.inputs != made_from(self.commit(video))]:
+            raise NotCommitted(
+                f"{self.root}: the index of {stale[0]!r} ({len(stale)} in all) is of other features: run glpose-stage "
+                "index, or open the store again"
+            )
+        return commits
 
     def features(self, video: str) -> VideoFeatures:
         """The stored features of one video."""
-        commit = self._commit(video)
+        commit = self.commit(video)
         return VideoFeatures(self._extract.attempt_path(commit), video, commit.files)
 
     def sample(self, row: pd.Series | tuple[str, int] | int, view: int = 0) -> Sample:
@@ -104,9 +125,8 @@ class Store:
         Columns: dims; shape and dtype of one proposal's entry; videos and proposals that have one; bytes on disk; and
         ratio_to_float16, bytes over those of the maps as raw float16, NaN for what is no map.
         """
-        record = self._index.record_in_force()
-        indexed = {} if record is None else self._index.commits(record)
-        known = {video: commit for video, commit in indexed.items() if video in self._commits}
+        made = self._made_indices()
+        known = {video: made[video] for video in self.videos if video in made}
         return describe(self._extract, self._commits, self._index, known)
 
     def verify(self) -> list[str]:
@@ -115,10 +135,6 @@ class Store:
         verdict = verify_stage(self._extract, found)
         units = [f"{video}: {line}" for video, lines in verdict.units.items() for line in lines]
         return [*verdict.records, *units]
-
-    def commit(self, video: str) -> Commit:
-        """The commit record of a video's features: files, sizes, checksums and `meta`."""
-        return self._commit(video)
 
     @property
     def record(self) -> Record:
@@ -144,10 +160,15 @@ class Store:
     def _commits(self) -> dict[str, Commit]:
         return self._extract.commits(self._record)
 
-    def _chosen(self, video: str | None) -> dict[str, Commit]:
-        return self._commits if video is None else {video: self._commit(video)}
+    def _made_indices(self) -> dict[str, Commit]:
+        record = self._index.record_in_force()
+        return {} if record is None else self._index.commits(record)
 
-    def _commit(self, video: str) -> Commit:
+    def _chosen(self, video: str | None) -> dict[str, Commit]:
+        return self._commits if video is None else {video: self.commit(video)}
+
+    def commit(self, video: str) -> Commit:
+        """The commit record of a video's features: files, sizes, checksums and `meta`. StoreError if it has none."""
         try:
             return self._commits[video]
         except KeyError:

@@ -37,6 +37,10 @@ class Sample:
     similarity: np.ndarray
     reference_rows: pd.DataFrame
 
+    def __repr__(self) -> str:
+        where = f"{self.row['video']!r}, proposal {self.row['proposal']}, frame {self.row['frame']}"
+        return f"Sample({where}: key {self.key.shape}, local {self.local.shape}, references {self.references.shape})"
+
 
 def read_sample(
     features: VideoFeatures, table: pd.DataFrame, neighbours: pd.DataFrame, proposal: int, view: int

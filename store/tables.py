@@ -85,7 +85,11 @@ def read_tables(
     """Rows of a table over these committed videos, in video order; from the merged file where there is one."""
     merged = _merged_path(stage, commits, name)
     if merged.exists():
-        return _read(merged, columns).to_pandas()
+        try:
+            return _read(merged, columns).to_pandas()
+        except CorruptData:
+            if merged.exists():  # else another run has merged anew meanwhile: the parts hold the same
+                raise
     parts = [_read(stage.attempt_path(commits[video]) / f"{name}.parquet", columns) for video in sorted(commits)]
     if not parts:
         schema = SCHEMAS[name]

@@ -26,7 +26,7 @@ from store.archive import FORMAT, export_hdf5, import_hdf5, split_videos
 from store.errors import ConfigError, CorruptData, NotCommitted, StoreError
 from store.features import GROUP, FeatureWriter
 from store.folder import StageFolder
-from store.index import build_index, read_index, write_index
+from store.index import build_index, made_from, read_index, write_index
 from store.record import fingerprint, make_record
 from store.schema import FeatureSchema
 from store.tables import write_table
@@ -69,7 +69,8 @@ def write_video(root: Path, name: str, count: int, form: FeatureSchema, split: s
 
 def write_index_of(root: Path, name: str, count: int) -> None:
     rng = np.random.default_rng(count)
-    with StageFolder(root / "index").writing(INDEX_RECORD, name, "features") as attempt:
+    features = StageFolder(root / "extract").commit_of(RECORD, name)
+    with StageFolder(root / "index").writing(INDEX_RECORD, name, made_from(features)) as attempt:
         write_index(attempt.path, build_index(rng.normal(size=(count, C)).astype(np.float32)))
         rows = max(0, count - 1)
         table = pd.DataFrame({"video": [name] * rows, "proposal": np.arange(rows), "rank": 0, "reference": rows})

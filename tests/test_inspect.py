@@ -17,6 +17,7 @@ from stages.table_query import matching
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.features import FeatureWriter
 from store.folder import StageFolder
+from store.index import made_from
 from store.record import make_record
 from store.schema import FeatureSchema
 from store.tables import merge_tables, write_table
@@ -47,7 +48,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
             }  # fmt: skip
             write_table(attempt.path, "proposals", columns)
             attempt.meta = {"proposals": count}
-        with index.writing(RECORD, video, "") as attempt:
+        with index.writing(RECORD, video, made_from(extract.commit_of(RECORD, video))) as attempt:
             columns = {
                 "video": [video] * count, "proposal": number, "rank": [0] * count, "reference": number[::-1],
                 "similarity": number.astype(np.float32),

@@ -21,7 +21,7 @@ import store
 from store.errors import CorruptData, DiskFull, NotCommitted, StoreError
 from store.features import FeatureWriter
 from store.folder import Commit, StageFolder
-from store.index import build_index, read_index, search_outside, write_index
+from store.index import build_index, made_from, read_index, search_outside, write_index
 from store.places import Place
 from store.record import fingerprint, make_record
 from store.schema import FeatureSchema
@@ -65,7 +65,8 @@ def write_neighbours(root: Path, video: str, found: dict[int, list[int]]) -> Non
     stage, record = StageFolder(root / "index"), make_record("index", 1, {}, {})
     stage.begin(record)
     rows = [(n, rank, other) for n, others in found.items() for rank, other in enumerate(others)]
-    with stage.writing(record, video, "") as attempt:
+    inputs = made_from(StageFolder(root / "extract").commit_of(RECORD, video))
+    with stage.writing(record, video, inputs) as attempt:
         columns = {
             "video": [video] * len(rows), "proposal": [n for n, _, _ in rows], "rank": [rank for _, rank, _ in rows],
             "reference": [other for _, _, other in rows], "similarity": [1 / (rank + 1) for _, rank, _ in rows],
@@ -350,7 +351,7 @@ def test_sample_of_what_is_not_there(root: Path) -> None:
     write_neighbours(root, "b", {0: [2]})
     with pytest.raises(CorruptData, match="features, proposals and index of 'b' do not belong together"):
         stored.sample(("b", 0))
-    with pytest.raises(NotCommitted, match="index has no finished output for 'a'"):
+    with pytest.raises(NotCommitted, match="has no index of 'a' yet: run glpose-stage index"):
         stored.sample(("a", 0))
 
 
@@ -550,7 +551,7 @@ def test_neighbours(root: Path) -> None:
     assert list(stored.neighbours()) == ["video", "proposal", "rank", "reference", "similarity"]
     assert stored.neighbours()["video"].tolist() == ["a", "a", "b", "b"]
     assert stored.neighbours("b")["reference"].tolist() == [7, 3]
-    with pytest.raises(NotCommitted, match="index has no finished output for 'empty'"):
+    with pytest.raises(NotCommitted, match="has no index of 'empty' yet: run glpose-stage index"):
         stored.neighbours("empty")
     with pytest.raises(StoreError, match="no features of a video 'nope'"):
         stored.neighbours("nope")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_pipelines import attempts, commit_digests, glpose_stage, write_dataset, write_pipeline
+from small_pipelines import attempts as attempts_of
+from small_pipelines import commit_digests, glpose_stage, write_dataset, write_pipeline
 
 import store
+from store import attempts, ranges
 from store.attempts import REMOTE_LIFETIME
 from store.errors import AlreadyCommitted, CorruptData, NotCommitted, StoreError
 from store.folder import Commit, StageFolder
-from store.places import Place, place, publish_if_absent, read_text, swap
+from store.places import Place, is_store_failure, place, publish_if_absent, read_text, swap
 from store.record import Record, make_record
 
 pytest.importorskip("moto", reason="needs the dev extra's moto, an S3 server for tests")
@@ -140,16 +143,69 @@ def test_a_failed_writer_leaves_nothing(root: Place) -> None:
     assert stage.commits(RECORD) == {} and not (stage.path / "data" / "a").exists()
 
 
-def test_only_old_uploads_without_a_commit_are_swept(root: Place) -> None:
+def test_only_old_uploads_without_a_commit_are_swept(root: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = StageFolder(root / "extract")
     stage.begin(RECORD)
     kept = write(stage, "a", "one")
-    now = time.time_ns()
-    for age in (0.0, REMOTE_LIFETIME + 60):
-        (stage.path / "data" / "a" / f"{int(now - age * 1e9):x}-00000000" / "x.txt").write_text("left by a kill")
-    removed = stage.clean()
-    assert len(removed) == 1 and read_text(stage.attempt_path(kept) / "sub" / "a.txt") == "one"
-    assert len(list((stage.path / "data" / "a").iterdir())) == 2
+    now, long_ago = time.time(), int((time.time() - 2 * REMOTE_LIFETIME) * 1e9)
+    left = stage.path / "data" / "a" / f"{long_ago:x}-00000000"
+    (left / "x.txt").write_text("left by a kill")
+    assert stage.clean() == []  # begun long ago, and uploaded just now
+    monkeypatch.setattr(attempts.time, "time", lambda: now + REMOTE_LIFETIME + 60)
+    assert [path.name for path in stage.clean()] == [left.name]
+    assert read_text(stage.attempt_path(kept) / "sub" / "a.txt") == "one"
+    assert len(list((stage.path / "data" / "a").iterdir())) == 1
+
+
+def test_what_s3_refuses_is_told_as_its_failure(root: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    answers = iter(["ConditionalRequestConflict", "ConditionalRequestConflict", "", "AccessDenied"])
+
+    def put(*_: object, **__: object) -> None:
+        if code := next(answers):
+            try:
+                raise ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject")
+            except ClientError as error:
+                raise PermissionError(f"S3 says {code}") from error  # as s3fs hands it on
+
+    monkeypatch.setattr(root.fs, "pipe_file", put)  # pyright: ignore[reportAttributeAccessIssue]
+    assert publish_if_absent(root / "a.json", "x")  # after two conflicts
+    with pytest.raises(PermissionError) as refused:
+        publish_if_absent(root / "b.json", "x")
+    assert is_store_failure(refused.value) and not is_store_failure(PermissionError("of this machine"))
+
+
+def test_reading_maps_needs_no_boto3(root: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "data", train=["a"], evaluate=["c"])
+    there = ("--set", f"work={root}")
+    for stage in ("detect", "extract"):
+        assert glpose_stage(write_pipeline(tmp_path), stage, *there)[0] == 0
+    for name in [name for name in sys.modules if name.split(".")[0] == "boto3"] + ["boto3"]:
+        monkeypatch.setitem(sys.modules, name, None)  # the s3 extra does not bring it, and moto does
+    ranges._bucket.cache_clear()
+    assert store.open(str(root)).features("a").key([0]).shape[0] == 1
+
+
+def test_a_server_that_is_gone(root: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "data", train=["a"], evaluate=["c"])
+    there = ("--set", f"work={root}")
+    for stage in ("detect", "extract"):
+        assert glpose_stage(write_pipeline(tmp_path), stage, *there)[0] == 0
+    reader = store.open(str(root)).features("a").reader("key")
+    out = np.zeros((1, *reader.layout.shape[2:]), reader.layout.dtype)
+
+    class Gone:
+        def get_range(self, *_: object, **__: object) -> None:
+            from obstore.exceptions import GenericError
+
+            raise GenericError("connection refused")
+
+        get_ranges = get_range
+
+    monkeypatch.setattr(ranges, "_bucket", lambda *_: Gone())
+    with pytest.raises(StoreError, match=r"features of 'a': key/.* cannot be read .*connection refused"):
+        reader.read_into(out, [0])
 
 
 def test_damage_is_found(root: Place) -> None:
@@ -213,7 +269,7 @@ def test_damaged_units_are_made_again(root: Place, tmp_path: Path) -> None:
     assert glpose_stage(config, "verify", "--repair", *there)[0] == 1
     assert "1 done, 1 to do" in glpose_stage(config, "extract", *there)[1]
     assert commits(folder)["a"].digest == before["a"].digest
-    assert attempts(tmp_path / "work", "extract") == {}
+    assert attempts_of(tmp_path / "work", "extract") == {}
 
 
 def test_a_bucket_that_is_not_there(server: str, tmp_path: Path) -> None:

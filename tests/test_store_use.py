@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from small_pipelines import context, finish_project, glpose_stage, snapshot, write_pipeline
 
 import store
 from glpose.data.resident import load_resident
 from glpose.training import stored_references, train_heads
+from stages.export import import_
 from stages.index import load_neighbours
+from store.errors import NotCommitted
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,30 @@ def test_a_moved_store_still_works(done: Path, tmp_path: Path) -> None:
     moved = ("--set", f"work={tmp_path / 'elsewhere'}")
     code, printed = glpose_stage(config, "run", *moved)
     assert code == 0 and printed.count(" 0 to do") == 5, printed
+
+
+def test_an_index_of_other_features_is_not_used(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "project", symlinks=True)
+    config, root = write_pipeline(tmp_path / "project"), tmp_path / "project" / "work"
+    before = store.open(root)
+    code, printed = glpose_stage(config, "extract", "--force", "--set", "extract.crop_scale=1.5")
+    assert code == 0, printed
+    after = store.open(root)
+    for ask in (after.neighbours, lambda: after.neighbours("a"), lambda: after.sample(0)):
+        with pytest.raises(NotCommitted, match=r"the index of 'a' .* is of other features: run glpose-stage index"):
+            ask()
+    assert len(after.table()) and len(after.describe())
+    assert glpose_stage(config, "index", "--force", "--set", "extract.crop_scale=1.5")[0] == 0
+    assert len(after.sample(0).similarity) == 2
+    with pytest.raises(NotCommitted, match="or open the store again"):
+        before.neighbours()
+
+
+def test_an_imported_store_can_be_verified_and_exported(done: Path, tmp_path: Path) -> None:
+    config, imported = done / "pipelines.yaml", tmp_path / "imported"
+    assert glpose_stage(config, "export", "--hdf5", str(tmp_path / "a.h5"))[0] == 0
+    import_(tmp_path / "a.h5", str(imported), Console(quiet=True))
+    for command in (["verify"], ["inspect"], ["export", "--hdf5", str(tmp_path / "b.h5")]):
+        code, printed = glpose_stage(config, *command, "--set", f"work={imported}")
+        assert code == 0, printed
+    assert repr(store.open(imported).sample(0)).startswith("Sample('a', proposal 0, frame ")
