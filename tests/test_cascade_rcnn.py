@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align
 
 from glpose.models.cascade_rcnn import (
     PROPOSAL_STDS,
@@ -26,10 +26,12 @@ from glpose.models.cascade_rcnn import (
     decode_boxes,
     grid_anchors,
     resized_size,
+    roi_features,
     roi_levels,
     to_input,
 )
 from glpose.models.checkpoints import load_cascade_rcnn
+from glpose.models.hrnet import fold_batch_norm
 from store.errors import DataError
 
 CPU = torch.device("cpu")
@@ -190,6 +192,32 @@ def test_regions_are_read_from_mmdetections_levels(vectors: Path) -> None:
     assert roi_levels(torch.zeros(1, 4)).tolist() == [0]  # no area
 
 
+def test_features_of_regions_are_those_of_roi_align() -> None:
+    """On the CPU we pool in a way of our own: values and gradients, at all levels, at the borders, without area."""
+    random = torch.Generator().manual_seed(0)
+    height, width, images = 480, 640, torch.tensor([0, 1] * 40)
+    shapes = [(2, 3, height // stride, width // stride) for stride in STRIDES[:4]]
+    levels = [torch.randn(shape, generator=random).requires_grad_() for shape in shapes]
+    corners = torch.rand(80, 2, 2, generator=random).sort(dim=1).values.flatten(1)
+    boxes = corners * torch.tensor([width, height] * 2)
+    boxes[:30, 2:] = boxes[:30, :2] + 60 * torch.rand(30, 2, generator=random)  # small ones, some over the border
+    boxes = torch.minimum(boxes, torch.tensor([width, height] * 2))
+    boxes[:4] = torch.tensor([[0, 0, width, height], [5, 5, 5, 90], [8, 9, 8, 9], [width - 3, 0, width, height]])
+    chosen = roi_levels(boxes)
+    assert set(chosen.tolist()) == {0, 1, 2, 3}
+
+    rois = torch.cat([images[:, None], boxes], dim=1)
+    expected = torch.stack(
+        [roi_align(levels[k], rois[[n]], 7, 1 / STRIDES[k], 0, True)[0] for n, k in enumerate(chosen)]
+    )
+    features = roi_features(levels, boxes, images)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    assert not features[1:3].any()
+    weights = torch.randn(features.shape, generator=random)
+    ours, theirs = (torch.autograd.grad((each * weights).sum(), levels) for each in (features, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_images_are_resized_to_mmdetections_sizes(vectors: Path) -> None:
     for given, expected in json.loads((vectors / "components.json").read_text())["rescale"].items():
         width, height = (int(side) for side in given.split("x"))
@@ -228,6 +256,41 @@ def test_a_batch_gives_what_single_images_give(network: CascadeRCNN) -> None:
     images = [noise(seed=seed) for seed in range(2)]
     for together, image in zip(network.detect(images, all_classes=True), images, strict=True):
         assert_same(together, network.detect([image], all_classes=True)[0])
+
+
+def test_folded_batch_norms_give_the_same_and_leave_the_weights_alone() -> None:
+    model = small_network()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.add_(0.01)  # type: ignore[union-attr]
+            layer.running_var.mul_(1.1)  # type: ignore[union-attr]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded = fold_batch_norm(model)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    assert_same(folded.detect([noise()], all_classes=True)[0], model.detect([noise()], all_classes=True)[0])
+    again = CascadeRCNN("resnet18_narrow", model.num_classes)
+    again.load_state_dict(model.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
+
+
+def test_bfloat16_moves_detections_but_computes_boxes_in_float32() -> None:
+    network = small_network()
+    with torch.no_grad():
+        for predictor in network.roi_heads.box_predictor:  # random heads throw boxes about: these hardly move them
+            predictor.bbox_pred.weight.mul_(0.01)  # type: ignore[union-attr, operator]
+            predictor.cls_score.weight.mul_(0.1)  # type: ignore[union-attr, operator]
+    [exact], [found] = network.detect([noise()]), network.detect([noise()], precision="bfloat16")
+    assert (found["boxes"].dtype, found["scores"].dtype, found["labels"].dtype) == (np.float32, np.float32, np.int64)
+    boxes = torch.from_numpy(found["boxes"])
+    overlaps = box_iou(torch.from_numpy(exact["boxes"]), boxes).amax(dim=1)
+    assert overlaps.median() > 0.98
+    assert unmatched(found, exact["boxes"], exact["scores"], exact["labels"]) > 0
+    assert (boxes.bfloat16().float() - boxes).abs().max() > 0.1  # px
+
+
+def test_the_input_is_channels_last() -> None:
+    x = to_input([noise(), noise(seed=1)], (96, 130), CPU)
+    assert x.shape == (2, 3, 96, 160) and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_of_several_sizes_keep_their_order(network: CascadeRCNN) -> None:
