@@ -19,19 +19,17 @@ from torchvision.ops import box_iou, roi_align
 from glpose.models.cascade_rcnn import (
     PROPOSAL_STDS,
     STAGE_STDS,
-    STRIDES,
     CascadeRCNN,
     Detections,
     Refined,
     decode_boxes,
     grid_anchors,
     resized_size,
-    roi_features,
-    roi_levels,
     to_input,
 )
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.models.hrnet import fold_batch_norm
+from glpose.models.roi_features import STRIDES, roi_features, roi_levels
 from store.errors import DataError
 
 CPU = torch.device("cpu")

@@ -22,23 +22,20 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from glpose.models.roi_features import ROI_CELLS, STRIDES, roi_features
 from store.errors import DataError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, RGB, 0..255
 PIXEL_STD = (58.395, 57.12, 57.375)
 PAD_MULTIPLE = 32
 
-STRIDES = (4, 8, 16, 32, 64)  # px per cell of P2..P6, also where padding makes P6 a little coarser than its stride
 ANCHOR_SIDE = 8  # strides
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height : width
 PROPOSALS = 1000  # kept per level before suppression, and per image after it
 PROPOSAL_NMS = 0.7
 
-ROI_LEVELS = 4  # P2..P5
-ROI_CELLS = 7
-ROI_FINEST = 56  # px: regions of up to twice this side are read from P2, of up to four times from P3, ...
 
 # What one unit of (dx, dy, dw, dh) means, in sides of the box for the centre, in their logarithm for the sides.
 PROPOSAL_STDS = (1.0, 1.0, 1.0, 1.0)
@@ -125,70 +122,6 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float], image_siz
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2 + sides * shift
     sides = sides * log_scale.clamp(-LOG_SIDE_LIMIT, LOG_SIDE_LIMIT).exp()
     return clip_boxes_to_image(torch.cat([centres - sides / 2, centres + sides / 2], dim=-1), image_size)
-
-
-def roi_levels(boxes: Tensor) -> Tensor:
-    """Which level of the pyramid each box (N, 4) is read from: (N,) int64, 0 for P2 to 3 for P5."""
-    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    return torch.log2(sides / ROI_FINEST + 1e-6).floor().clamp(0, ROI_LEVELS - 1).long()
-
-
-def roi_features(levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-    """Features of boxes (N, 4), within the batch's images (N,) int64: (N, channels, 7, 7). levels: P2, P3, ..."""
-    chosen = roi_levels(boxes)
-    out = levels[0].new_zeros(len(boxes), ROI_CELLS, ROI_CELLS, levels[0].shape[1]).permute(0, 3, 1, 2)
-    for number in range(ROI_LEVELS):
-        rows = torch.nonzero(chosen == number)[:, 0]
-        level, scale = levels[number], 1 / STRIDES[number]
-        if level.device.type == "cpu":
-            out[rows] = align_on_cpu(level, boxes[rows], images[rows], scale)
-        else:
-            rois = torch.cat([images[rows, None].to(boxes.dtype), boxes[rows]], dim=1)
-            # sampling_ratio 0: as many samples per cell as it has pixels
-            out[rows] = roi_align(level, rois, ROI_CELLS, scale, sampling_ratio=0, aligned=True)
-    return out
-
-
-def align_on_cpu(level: Tensor, boxes: Tensor, images: Tensor, scale: float) -> Tensor:
-    """Torchvision's `roi_align` as above, several times faster on CPUs: (N, channels, 7, 7) of one level.
-
-    The samples of a bin lie on a grid, so that weights per row and per column say what each pixel adds to their mean;
-    pixels are then summed as whole vectors of channels. Sums in another order differ by about 1e-6.
-    """
-    channels, height, width = level.shape[1:]
-    pixels = level.permute(0, 2, 3, 1).flatten(0, 2)  # no copy of a channels-last level
-    start = boxes[:, :2] * scale - 0.5
-    sides = boxes[:, 2:] * scale - 0.5 - start
-    samples = (sides / ROI_CELLS).ceil().long()  # per bin, along x and y
-    out = level.new_zeros(len(boxes), ROI_CELLS**2, channels)
-    for across, down in torch.unique(samples, dim=0).tolist():
-        if across < 1 or down < 1:
-            continue  # no area: zeros
-        rows = torch.nonzero((samples[:, 0] == across) & (samples[:, 1] == down))[:, 0]
-        columns, column_weights = _bin_weights(start[rows, 0], sides[rows, 0], across, width)
-        lines, line_weights = _bin_weights(start[rows, 1], sides[rows, 1], down, height)
-        lines = lines + images[rows, None, None] * height
-        index = lines[:, :, None, :, None] * width + columns[:, None, :, None, :]  # (n, 7, 7, down + 1, across + 1)
-        weights = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-        bags = F.embedding_bag(
-            index.flatten(3).flatten(0, 2), pixels, mode="sum", per_sample_weights=weights.flatten(3).flatten(0, 2)
-        )
-        out[rows] = bags.view(len(rows), ROI_CELLS**2, channels)
-    return out.unflatten(1, (ROI_CELLS, ROI_CELLS)).permute(0, 3, 1, 2)
-
-
-def _bin_weights(start: Tensor, side: Tensor, samples: int, size: int) -> tuple[Tensor, Tensor]:
-    """What the 7 bins of n regions read along one axis of `size` pixels: pixels and weights, (n, 7, samples + 1).
-
-    A bin's value is the mean of `samples` linear interpolations, at most a pixel apart. start, side: (n,) of regions.
-    """
-    step = (side / ROI_CELLS)[:, None, None]
-    offsets = (torch.arange(samples, device=side.device) + 0.5) * step / samples
-    at = start[:, None, None] + torch.arange(ROI_CELLS, device=side.device)[:, None] * step + offsets
-    at = at.clamp(0, size - 1)  # (n, 7, samples)
-    pixels = at[..., :1].floor() + torch.arange(samples + 1, device=side.device)
-    weights = (1 - (at[..., None, :] - pixels[..., None]).abs()).clamp(min=0).mean(dim=-1)
-    return pixels.clamp(max=size - 1).long(), weights
 
 
 class RegionProposals(nn.Module):
