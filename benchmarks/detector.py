@@ -25,7 +25,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import cv2
 import numpy as np
 import torch
-from measuring import Entry, at_most, cpu_seconds, unmeasured
+from measuring import Entry, at_most, cpu_seconds, report, unmeasured
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import box_iou
@@ -218,14 +218,7 @@ def main() -> int:
         note = f"no recorded Cascade R-CNN cases in {options.data}; name the folder of the data with --data"
         print(note, file=sys.stderr)
         entries["detector_changed_as_loaded"] = unmeasured(CHANGED, note)
-    for name, entry in entries.items():
-        verdict = "ok" if entry["ok"] else "NOT MET"
-        wanted = "for information" if entry["target"] is None else f"target {entry['target']:g} {verdict}"
-        value = "-" if entry["value"] is None else f"{entry['value']:.3g}"
-        print(f"{name:<46}{value:<8}{wanted:<21}{entry['note']}")
-    if options.json:
-        options.json.write_text(json.dumps(entries, indent=1) + "\n")
-    return 0 if all(entry["ok"] for entry in entries.values()) else 1
+    return report(entries, options.json)
 
 
 if __name__ == "__main__":

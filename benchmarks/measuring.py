@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import gc
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]  # {"value", "target", "ok", "note"}
 
 
+def report(entries: dict[str, Entry], json_file: Path | None) -> int:
+    """Print the entries, write them if a file is named; 0 when every target is met, for `sys.exit`."""
+    for name, entry in entries.items():
+        verdict = "ok" if entry["ok"] else "NOT MET"
+        wanted = "for information" if entry["target"] is None else f"target {entry['target']:g} {verdict}"
+        value = "-" if entry["value"] is None else f"{entry['value']:.3g}"
+        print(f"{name:<46}{value:<8}{wanted:<21}{entry['note']}")
+    if json_file:
+        json_file.write_text(json.dumps(entries, indent=1) + "\n")
+    return 0 if all(entry["ok"] for entry in entries.values()) else 1
+
+
 def cpu_seconds(*calls: Callable[[], object], repeats: int = 7) -> list[float]:
     """Median process CPU seconds of each, called in turn; one unmeasured call of each before."""
+    return _medians(time.process_time, calls, repeats)
+
+
+def wall_seconds(*calls: Callable[[], object], repeats: int = 7) -> list[float]:
+    """The same on the clock, for what waits for disks."""
+    return _medians(time.perf_counter, calls, repeats)
+
+
+def _medians(clock: Callable[[], float], calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     seconds: list[list[float]] = [[] for _ in calls]
     for repeat in range(repeats + 1):
         for call, record in zip(calls, seconds, strict=True):
             gc.collect()
-            start = time.process_time()
+            start = clock()
             call()
             if repeat:
-                record.append(time.process_time() - start)
+                record.append(clock() - start)
     return [statistics.median(record) for record in seconds]
 
 

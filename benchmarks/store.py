@@ -11,12 +11,8 @@ with crc32c, the default, has targets.
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +25,7 @@ sys.path.append(here)  # last: this file must not be taken for the package `stor
 
 import numpy as np
 import zarr
-from measuring import Entry, at_least, at_most
+from measuring import Entry, at_least, at_most, report, wall_seconds
 from store_writing import measure_writing
 
 from store.features import GROUP, FeatureWriter
@@ -100,7 +96,7 @@ def speeds(kind: str, sources: Sources, proposals: int) -> dict[str, Entry]:
     entries = {}
     for what, asked in requests.items():
         fills = (sources.fill, sources.fill_from_memmap, sources.fill_from_zarr)
-        ours, memmap, plain = interleaved([partial(fill_each, fill, asked) for fill in fills])
+        ours, memmap, plain = wall_seconds(*(partial(fill_each, fill, asked) for fill in fills), repeats=REPEATS)
         size = sum(len(rows) for rows in asked) * sum(out[0].nbytes for out in sources.out.values())
         note = f"{size / 1e6:.0f} MB: ours {ours * 1e3:.1f} ms, "
         entries |= {
@@ -178,19 +174,6 @@ def check(sources: Sources, proposals: int) -> None:
             raise SystemExit("the shard reader and Zarr disagree: nothing was measured")
 
 
-def interleaved(calls: list[Callable[[], object]]) -> list[float]:
-    """Median wall seconds of each, called in turn; one unmeasured call of each before."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for repeat in range(REPEATS + 1):
-        for call, record in zip(calls, seconds, strict=True):
-            gc.collect()
-            start = time.perf_counter()
-            call()
-            if repeat:
-                record.append(time.perf_counter() - start)
-    return [statistics.median(record) for record in seconds]
-
-
 def main() -> int:
     """Measure, print, write; 0 when every target is met."""
     parser = argparse.ArgumentParser(description="The feature store: reading, sizes, rounding, writing.")
@@ -198,14 +181,7 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, default=DEFAULT_CLIP, metavar="DIR", help="a real clip, for sizes")
     options = parser.parse_args()
     entries = {**measure(), **measure_writing(options.clip)}
-    for name, found in entries.items():
-        verdict = "ok" if found["ok"] else "NOT MET"
-        wanted = "for information" if found["target"] is None else f"target {found['target']:g} {verdict}"
-        value = "-" if found["value"] is None else f"{found['value']:.3g}"
-        print(f"{name:<44}{value:<8}{wanted:<21}{found['note']}")
-    if options.json:
-        options.json.write_text(json.dumps(entries, indent=1) + "\n")
-    return 0 if all(found["ok"] for found in entries.values()) else 1
+    return report(entries, options.json)
 
 
 if __name__ == "__main__":

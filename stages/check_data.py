@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glpose.data.box_checks import check_matches
 from glpose.data.boxes import BoxFile, read_box_file
@@ -20,6 +19,7 @@ from glpose.data.faults import KINDS, Fault
 from glpose.data.posetrack18 import version_of
 from glpose.data.published import check_counts, published, published_videos
 from glpose.options import CocoData, DetectOptions, GeneratedData
+from stages.console import counting, say
 from stages.stage import Context
 from store.atomic import write_json
 from store.errors import DataError, NotCommitted
@@ -42,7 +42,7 @@ def check_data(context: Context, console: Console, *, full: bool = False, json_f
     except NotCommitted:
         if not isinstance(data, GeneratedData):
             raise
-        _say(console, f"{context.config.name}: generated data, of which there is none before render has run")
+        say(console, f"{context.config.name}: generated data, of which there is none before render has run")
         return
     box_files, faults = _read_box_files(context.config.detect)
     walk = Walk(full, box_files, context.config.detect.min_score, listed_images(context.all_videos))
@@ -55,7 +55,7 @@ def check_data(context: Context, console: Console, *, full: bool = False, json_f
         videos = {split: count.videos for split, count in counts.items()}
         faults += check_counts(data, videos, sum(count.frames for count in counts.values()))
     for line in [*_heading(context, refs, checked, full), *_table(context, counts), *_summary(faults)]:
-        _say(console, line)
+        say(console, line)
     if json_file is not None:
         write_json(json_file, _as_json(context, full, counts, faults))
     if serious := [fault for fault in faults if KINDS[fault.kind].stops]:
@@ -80,17 +80,10 @@ def _read_box_files(options: DetectOptions) -> tuple[dict[str, BoxFile], list[Fa
 
 def _walk(refs: Sequence[VideoRef], walk: Walk, console: Console) -> list[CheckedVideo]:
     """Check all videos, several at a time; in their order. Images are told damaged by one more look at the suspects."""
-    columns = [
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
     checked = []
     with (
         catch_complaints() as complaints,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        counting(console) as progress,
         ThreadPoolExecutor(THREADS) as pool,
     ):
         task = progress.add_task("check-data", total=len(refs))
@@ -183,7 +176,3 @@ def _as_json(context: Context, full: bool, counts: dict[str, Counts], faults: li
         "published": None if known is None else asdict(known),
         "faults": [{**asdict(fault), "stops": KINDS[fault.kind].stops} for fault in faults],
     }
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)  # as it is: paths may hold brackets

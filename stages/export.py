@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stages.console import counting, say
 from stages.run import check_owner
 from stages.stage import Context
 from store.archive import export_hdf5, import_hdf5, split_videos
@@ -30,7 +30,7 @@ def export(context: Context, out: Path, console: Console, *, split: str | None =
     with _progress(console, "export") as advance:
         export_hdf5(store, out, videos, advance=advance)
     mixed = _mixed(store, videos, split)
-    _say(console, f"{out}: {len(videos)} videos, {out.stat().st_size / 1e6:.1f} MB{mixed}")
+    say(console, f"{out}: {len(videos)} videos, {out.stat().st_size / 1e6:.1f} MB{mixed}")
 
 
 def import_(file: Path, work: str | Path, console: Console) -> None:
@@ -41,11 +41,11 @@ def import_(file: Path, work: str | Path, console: Console) -> None:
         found = import_hdf5(file, folder, advance=advance)
     store = open_store(folder)
     counts = f"{len(found.videos)} videos, {len(store.table())} proposals"
-    _say(console, f"{work}: {counts}, {len(found.indexed)} videos with an index")
+    say(console, f"{work}: {counts}, {len(found.indexed)} videos with an index")
     if found.rebuilt:
         number = sum(map(len, found.rebuilt.values()))
         video, names = next(iter(found.rebuilt.items()))
-        _say(
+        say(
             console,
             f"  {number} files have the same contents in other bytes than were exported, as other releases of zarr or "
             f"pyarrow write them; first {video}: {names[0]}",
@@ -72,21 +72,10 @@ def _mixed(store: Store, videos: list[str], split: str | None) -> str:
 
 @contextmanager
 def _progress(console: Console, verb: str) -> Iterator[Callable[[str, int], None]]:
-    columns = [
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with counting(console) as progress:
         task = progress.add_task(verb, total=None)
 
         def advance(video: str, count: int) -> None:
             progress.update(task, description=f"{verb} {video}", total=count, advance=1)
 
         yield advance
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)  # as it is: paths may hold brackets

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stages import detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
+from stages.console import counting, say
 from stages.stage import Context, Stage
 from store.errors import (
     AlreadyCommitted,
@@ -142,7 +142,7 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
     missing = [unit for unit in everything if unit not in commits]
     if found.changes and missing:
         count = f"{len(everything) - len(missing)} of {len(everything)}"
-        _say(console, f"  {count} done with the new parameters; the old outputs stay in force until all are")
+        say(console, f"  {count} done with the new parameters; the old outputs stay in force until all are")
     elif found.changes and found.in_force is not None:
         folder.put_in_force(found.record, expected=found.in_force)
     if failures:
@@ -154,7 +154,7 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
     if not missing or not found.changes:
         folder.link_latest(found.record)
         for line in stage.finish(context):
-            _say(console, line)
+            say(console, line)
 
 
 def run_stages(stages: Sequence[Stage], context: Context, console: Console, *, force: bool = False) -> None:
@@ -214,29 +214,22 @@ def _make_units(stage: Stage, context: Context, found: Survey, console: Console)
     folder = context.folder(stage.name)
     shared = stage.prepare(context)
     failures: dict[str, str] = {}
-    columns = [
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with counting(console) as progress:
         task = progress.add_task(stage.name, total=len(found.todo))
         for unit in found.todo:
             progress.update(task, description=f"{stage.name} {unit}")
             stale = found.stale.get(unit)
-            if stale is None and unit in folder.commits(found.record):  # looked at again: units take long
-                _say(progress.console, f"  {unit} of {stage.name} was finished by another run meanwhile; kept that one")
+            if stale is None and folder.is_finished(found.record, unit):  # looked at again: units take long
+                say(progress.console, f"  {unit} of {stage.name} was finished by another run meanwhile; kept that one")
                 progress.advance(task)
                 continue
             try:
                 with folder.writing(found.record, unit, found.inputs[unit], replace=stale) as attempt:
                     line = stage.make(context, shared, unit, attempt)
                 if line:
-                    _say(progress.console, f"  {unit}: {line}")
+                    say(progress.console, f"  {unit}: {line}")
             except AlreadyCommitted as other:
-                _say(progress.console, f"  {other}; kept that one")
+                say(progress.console, f"  {other}; kept that one")
             except DiskFull:
                 raise
             except GLPoseError as error:
@@ -253,11 +246,7 @@ def _tell(console: Console, stage: Stage, found: Survey) -> None:
         highlight=False,
     )
     for line in found.changes:
-        _say(console, f"  {line}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)  # as it is: paths may hold brackets
+        say(console, f"  {line}")
 
 
 def _refusal(stage: str, context: Context, changes: list[str]) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from stages.console import say
 from stages.index import inputs
 from stages.run import STAGES, check_owner
 from stages.stage import Context
@@ -61,7 +62,7 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
             size = sum(commit.bytes for commit in stage.commits.values())
             lines = [f"{name}: {len(stage.commits)} finished, {size / 1e6:.1f} MB{swept}"]
             for line in lines + [f"  note: {note}" for note in verdict.notes]:
-                progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+                say(progress.console, line)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         by_hand = any("stage.json" in fault for stage in found.values() for fault in stage.faults)

@@ -106,6 +106,10 @@ class StageFolder:
         """Finished units of a record, by name."""
         return _commits(self._commit_folder(record))
 
+    def is_finished(self, record: Record, unit: str) -> bool:
+        """Whether a unit has a commit; one look, whatever the number of units."""
+        return (self._commit_folder(record) / f"{check_unit_name(unit)}.json").exists()
+
     def commit_of(self, record: Record, unit: str) -> Commit:
         """The commit of one unit. NotCommitted if it is not finished."""
         path = self._commit_folder(record) / f"{check_unit_name(unit)}.json"

@@ -43,7 +43,7 @@ def place(root: str | Place) -> Place:
         import s3fs  # noqa: F401 (what UPath uses)
         from upath import UPath
     except ImportError:
-        raise StoreError(f"{text}: stores in S3 need two more packages: pip install 'glpose[s3]'") from None
+        raise StoreError(f"{text}: stores in S3 need the extra s3: pip install -e '.[s3]' in the checkout") from None
     # listings must be fresh: other machines write too
     return UPath(text.rstrip("/"), use_listings_cache=False)
 

@@ -92,8 +92,7 @@ class Store:
 
         NotCommitted where one was made of other features than the store has.
         """
-        made = self._made_indices()
-        commits = {video: made[video] for video in (self.videos if videos is None else videos) if video in made}
+        commits = self._made_indices(videos)
         if stale := [video for video, commit in commits.items() if commit.inputs != made_from(self.commit(video))]:
             raise NotCommitted(
                 f"{self.root}: the index of {stale[0]!r} ({len(stale)} in all) is of other features: run glpose-stage "
@@ -125,9 +124,7 @@ class Store:
         Columns: dims; shape and dtype of one proposal's entry; videos and proposals that have one; bytes on disk; and
         ratio_to_float16, bytes over those of the maps as raw float16, NaN for what is no map.
         """
-        made = self._made_indices()
-        known = {video: made[video] for video in self.videos if video in made}
-        return describe(self._extract, self._commits, self._index, known)
+        return describe(self._extract, self._commits, self._index, self._made_indices(None))
 
     def verify(self) -> list[str]:
         """Check every file, shard, count, scale and embedding of the features; one plain line per fault found."""
@@ -160,9 +157,15 @@ class Store:
     def _commits(self) -> dict[str, Commit]:
         return self._extract.commits(self._record)
 
-    def _made_indices(self) -> dict[str, Commit]:
+    def _made_indices(self, videos: Sequence[str] | None) -> dict[str, Commit]:
+        """Commits of the index of these videos, or of all that the store has; other commits are not read."""
         record = self._index.record_in_force()
-        return {} if record is None else self._index.commits(record)
+        if record is None:
+            return {}
+        if videos is None:
+            return {video: commit for video, commit in self._index.commits(record).items() if video in self._commits}
+        finished = [video for video in videos if self._index.is_finished(record, video)]
+        return {video: self._index.commit_of(record, video) for video in finished}
 
     def _chosen(self, video: str | None) -> dict[str, Commit]:
         return self._commits if video is None else {video: self.commit(video)}

@@ -24,8 +24,6 @@ from store.folder import Commit, StageFolder
 from store.places import Place, is_store_failure, place, publish_if_absent, read_text, swap
 from store.record import Record, make_record
 
-pytest.importorskip("moto", reason="needs the dev extra's moto, an S3 server for tests")
-
 RECORD = make_record("extract", 1, {"k": 4}, {})
 OTHER = make_record("extract", 1, {"k": 2}, {})
 

@@ -29,14 +29,13 @@ KNOWN = (JHMDB, POSETRACK)  # told by the names of their joints
 
 
 @dataclass(frozen=True)
-class PCKResult:
+class PCKFigures:
     """Scores in percent, NaN where nothing was annotated.
 
     joints: joint -> PCK. groups: Head ... Ankle -> mean over those of their joints that are annotated at all.
     averages: "by_joint_count", groups weighted by their number of joints, which is (3 Head + 12 paired) / 15 on JHMDB
     and the GLPose paper's Avg; "pooled", right joints over annotated ones, the same where all are annotated in every
     frame; "over_groups", the plain mean of the groups (Convolutional Pose Machines' and LSTM PM's published Avg).
-    counts: "annotated" and "right" -> joint -> number. people: scored ones. left_out: people whose size is unknown.
     """
 
     alpha: float
@@ -44,9 +43,6 @@ class PCKResult:
     joints: dict[str, float]
     groups: dict[str, float]
     averages: dict[str, float]
-    counts: dict[str, dict[str, int]]
-    people: int
-    left_out: int
 
     @property
     def mean(self) -> float:
@@ -62,39 +58,33 @@ class PCKResult:
             "groups": plain(self.groups),
             "mean": number_or_none(self.mean),
             "averages": plain(self.averages),
-            "counts": self.counts,
-            "people": self.people,
-            "left_out": self.left_out,
         }
 
 
 @dataclass(frozen=True)
-class PCKMean:
-    """Means over several splits, in percent, as Sub-JHMDB's three are reported; the fields are those of PCKResult."""
+class PCKResult(PCKFigures):
+    """Of one set of people. counts: "annotated" and "right" -> joint -> number. people: scored ones. left_out: people
+    whose size is unknown.
+    """
 
-    alpha: float
-    size: str
-    joints: dict[str, float]
-    groups: dict[str, float]
-    averages: dict[str, float]
-    splits: int
-
-    @property
-    def mean(self) -> float:
-        """The average that the paper prints."""
-        return self.averages["by_joint_count"]
+    counts: dict[str, dict[str, int]]
+    people: int
+    left_out: int
 
     def as_json(self) -> dict[str, object]:
         """The same as plain data, None for NaN."""
-        return {
-            "metric": f"PCK@{self.alpha:g}",
-            "size": self.size,
-            "joints": plain(self.joints),
-            "groups": plain(self.groups),
-            "mean": number_or_none(self.mean),
-            "averages": plain(self.averages),
-            "splits": self.splits,
-        }
+        return {**super().as_json(), "counts": self.counts, "people": self.people, "left_out": self.left_out}
+
+
+@dataclass(frozen=True)
+class PCKMean(PCKFigures):
+    """Means over several splits, as Sub-JHMDB's three are reported."""
+
+    splits: int
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain data, None for NaN."""
+        return {**super().as_json(), "splits": self.splits}
 
 
 def mean_over_splits(results: Sequence[PCKResult]) -> PCKMean:
