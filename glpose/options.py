@@ -187,8 +187,11 @@ class IndexOptions(Options):
     """Non-local references: the pool they are drawn from and how they are ranked (Eq. 3)."""
 
     n: int = Field(default=6, ge=0, le=256, description="references kept per proposal")
+    scope: Literal["video", "dataset"] = Field(
+        default="video", description="references of the same video (the paper's), or of any video of the same split"
+    )
     pool: int | Literal["all"] = Field(
-        default=20, description="proposals drawn at random per proposal, or the whole video"
+        default=20, description="proposals drawn at random per proposal, or all in scope"
     )
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
     similarity: Literal["inner_product", "cosine"] = "inner_product"

@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
+import faiss
 import numpy as np
+import pandas as pd
 
 from glpose.options import IndexOptions
-from store.index import build_index, search_outside
+from store.index import build_index, on_device, search_outside
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Proposals of one split among which references are looked for; `index.scope` says whether across its videos.
+
+    P rows, in order of video and proposal. spans: video -> its rows [start, stop). proposals: (P,) their numbers within
+    their videos. frames: (P,), rising within a video. embeddings: (P, C) float32, from `comparable`. eligible: (E,)
+    rising rows that may be references. device: where the index over all videos is searched, see `store.index`.
+    """
+
+    spans: dict[str, tuple[int, int]]
+    proposals: np.ndarray
+    frames: np.ndarray
+    embeddings: np.ndarray
+    eligible: np.ndarray
+    device: str = "cpu"
+
+    @cached_property
+    def index(self) -> faiss.Index:
+        """FAISS index over all videos: number i in it is row eligible[i]."""
+        return on_device(build_index(self.embeddings[self.eligible]), self.device)
+
+    def videos_of(self, rows: np.ndarray) -> np.ndarray:
+        """Names of the videos that rows are of."""
+        starts = [start for start, _ in self.spans.values()]
+        return np.array(list(self.spans), object)[np.searchsorted(starts, rows, "right") - 1]
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """The most similar proposals of each of Q proposals, best first.
 
-    rows: (Q, n) int64 row of the reference, -1 where the pool held fewer than n. similarity: (Q, n) float32, -inf
-    there.
+    rows: (Q, n) int64 row of the reference in the gallery, -1 where the pool held fewer than n. similarity: (Q, n)
+    float32, -inf there.
     A missing reference gets weight 0 and an all-zero map; with no reference at all the heads see zeros in those slots.
     """
 
@@ -31,30 +61,51 @@ def comparable(embeddings: np.ndarray, similarity: str) -> np.ndarray:
     return np.ascontiguousarray(embeddings, np.float32)
 
 
-def find_references(
-    video: str,
-    frames: np.ndarray,
-    scores: np.ndarray,
-    rows: np.ndarray,
-    embeddings: np.ndarray,
-    options: IndexOptions,
-    n: int,
-    epoch: int,
-) -> Neighbours:
-    """The n references of each of `rows`, the proposals of one video and one split.
+def make_gallery(table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions, device: str = "cpu") -> Gallery:
+    """A gallery of proposals of one split.
 
-    frames: (P,) rising. scores: (P,) of the boxes; those below `options.min_score` are no references, but get some.
-    rows: (Q,) rising. embeddings: (P, C) from `comparable`. epoch: another draw of the pools each; evaluation's is 0.
+    table: video, proposal, frame and score of each, in order of video and proposal. Proposals whose box scores below
+    `options.min_score` are no references, but get some. embeddings: (P, C), as stored.
     """
-    eligible = rows[scores[rows] >= options.min_score]
-    window = options.exclude_window
+    video = table["video"].to_numpy()
+    ends = np.flatnonzero(np.append(video[1:] != video[:-1], True)[: len(video)]) + 1
+    begins = [0, *ends[:-1]]
+    return Gallery(
+        spans={str(video[start]): (int(start), int(stop)) for start, stop in zip(begins, ends, strict=False)},
+        proposals=table["proposal"].to_numpy(),
+        frames=table["frame"].to_numpy(),
+        embeddings=comparable(embeddings, options.similarity),
+        eligible=np.flatnonzero(table["score"].to_numpy() >= options.min_score),
+        device=device,
+    )
+
+
+def find_references(gallery: Gallery, video: str, options: IndexOptions, n: int, epoch: int = 0) -> Neighbours:
+    """The n references of each proposal of one video of the gallery.
+
+    They are of the same video, or with `options.scope` dataset of any, but not within `options.exclude_window` frames
+    of the proposal itself. epoch: another draw of the pools each; evaluation's is 0.
+    """
+    start, stop = gallery.spans[video]
+    first, last = np.searchsorted(gallery.eligible, (start, stop))  # the video's own
+    own = gallery.frames[gallery.eligible[first:last]]
+    excluded = excluded_range(own, gallery.frames[start:stop], options.exclude_window)
+    everywhere = options.scope == "dataset"
+    if everywhere:
+        candidates, excluded = gallery.eligible, excluded + first
+    else:
+        candidates = gallery.eligible[first:last]
+    queries = gallery.embeddings[start:stop]
     if options.pool == "all":
-        return rank_all(embeddings, frames, rows, eligible, n, window)
-    pools = draw_pools(video, frames, rows, eligible, options.pool, window, options.seed, epoch)
-    return rank_pools(embeddings, rows, pools, n)
+        index = gallery.index if everywhere else build_index(gallery.embeddings[candidates])
+        found, similarity = search_outside(index, queries, excluded, n)
+        return Neighbours(_rows(candidates, found), similarity)
+    numbers = gallery.proposals[start:stop]
+    drawn = draw_pools(video, numbers, len(candidates), excluded, options.pool, options.seed, epoch)
+    return rank_pools(gallery.embeddings, queries, _rows(candidates, drawn), n)
 
 
-def excluded_rows(frames: np.ndarray, queries: np.ndarray, window: int) -> np.ndarray:
+def excluded_range(frames: np.ndarray, queries: np.ndarray, window: int) -> np.ndarray:
     """(Q, 2): positions [start, stop) in `frames` that lie within `window` frames of each query frame.
 
     frames: (P,) rising. queries: (Q,) frames.
@@ -64,46 +115,38 @@ def excluded_rows(frames: np.ndarray, queries: np.ndarray, window: int) -> np.nd
 
 
 def draw_pools(
-    video: str,
-    frames: np.ndarray,
-    rows: np.ndarray,
-    eligible: np.ndarray,
-    size: int,
-    window: int,
-    seed: int,
-    epoch: int,
+    video: str, proposals: np.ndarray, candidates: int, excluded: np.ndarray, size: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """(Q, size) rows drawn at random, without repetition, for each of `rows`; -1 where there are fewer.
+    """(Q, size) candidates drawn at random, without repetition, for each proposal; -1 where there are fewer.
 
-    frames: (P,) rising. rows: (Q,) proposals to draw for. eligible: (E,) rising rows that may be drawn: of the same
-    split and of sufficient score. Rows within `window` frames are never drawn. A draw depends on (seed, video, row,
-    epoch) and its candidates alone, not on what other videos there are.
+    proposals: (Q,) numbers within the video. candidates: how many there are; they are numbered from 0. excluded: (Q, 2)
+    numbers [start, stop) that are not drawn. A draw depends on (seed, video, proposal, epoch) and on its candidates
+    alone, not on what else is drawn.
     """
-    pools = np.full((len(rows), size), -1, np.int64)
-    video_number = zlib.crc32(video.encode())
-    ranges = excluded_rows(frames[eligible], frames[rows], window)
-    for position, (start, stop) in enumerate(ranges):
-        candidates = np.concatenate([eligible[:start], eligible[stop:]])
-        rng = np.random.default_rng([seed, video_number, int(rows[position]), epoch])
-        drawn = rng.permutation(len(candidates))[:size]
-        pools[position, : len(drawn)] = candidates[drawn]
-    return pools
+    hidden = excluded[:, 1] - excluded[:, 0]
+    count = candidates - hidden
+    generator = np.random.default_rng([seed, zlib.crc32(video.encode()), epoch])
+    uniform = generator.random((int(proposals.max(initial=-1)) + 1, size))[proposals].T
+    # Floyd's sampling for all proposals at once: a number that is drawn already stands for the last one
+    place = np.arange(size)[:, None]
+    last = count - size + place  # (size, Q)
+    drawn = (uniform * (last + 1)).astype(np.int64)
+    for number in range(1, size):
+        repeated = (drawn[:number] == drawn[number]).any(axis=0)
+        drawn[number, repeated] = last[number, repeated]
+    drawn = np.where(count > size, drawn, np.where(place < count, place, -1))
+    return np.where(drawn >= excluded[:, 0], drawn + hidden, drawn).T
 
 
-def rank_pools(embeddings: np.ndarray, rows: np.ndarray, pools: np.ndarray, n: int) -> Neighbours:
-    """The n most similar of each row's pool. embeddings: (P, C) from `comparable`; pools: (Q, size) rows or -1."""
-    similarity = np.einsum("qc,qpc->qp", embeddings[rows], embeddings[pools], dtype=np.float32)
+def rank_pools(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarray, n: int) -> Neighbours:
+    """The n most similar of each query's pool.
+
+    embeddings: (P, C), from `comparable`. queries: (Q, C). pools: (Q, size) rows of the embeddings, or -1.
+    """
+    similarity = np.einsum("qc,qpc->qp", queries, embeddings[pools], dtype=np.float32)
     similarity[pools < 0] = -np.inf
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :n]
     return Neighbours(np.take_along_axis(pools, best, 1), np.take_along_axis(similarity, best, 1))
-
-
-def rank_all(
-    embeddings: np.ndarray, frames: np.ndarray, rows: np.ndarray, eligible: np.ndarray, n: int, window: int
-) -> Neighbours:
-    """The n most similar of all eligible rows outside `window` frames, by FAISS. embeddings: (P, C), `comparable`."""
-    excluded = excluded_rows(frames, frames[rows], window)
-    return Neighbours(*search_outside(build_index(embeddings), rows, eligible, excluded, n))
 
 
 def softmax_entropy(similarity: np.ndarray) -> float:
@@ -118,10 +161,17 @@ def softmax_entropy(similarity: np.ndarray) -> float:
     return float(-(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1).mean())
 
 
-def hubness(rows: np.ndarray) -> float:
-    """Share of all references that go to the most-cited tenth of the proposals (0.1 when citations spread evenly)."""
-    cited = rows[rows >= 0]
+def hubness(cited: np.ndarray, proposals: int) -> float:
+    """Share of all references that go to the most-cited tenth of the proposals (0.1 when citations spread evenly).
+
+    cited: a number for each reference, that tells the proposal; proposals: how many there are.
+    """
     if not len(cited):
         return float("nan")
-    counts = np.sort(np.bincount(cited, minlength=len(rows)))[::-1]
-    return float(counts[: max(1, len(rows) // 10)].sum() / len(cited))
+    counts = np.sort(np.unique(cited, return_counts=True)[1])[::-1]
+    return float(counts[: max(1, proposals // 10)].sum() / len(cited))
+
+
+def _rows(candidates: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Rows of candidates by their numbers, -1 for -1."""
+    return np.append(candidates, -1)[numbers]

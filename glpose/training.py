@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from glpose.geometry import frame_to_heatmap
 from glpose.keypoints import VISIBLE
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
-from glpose.retrieval import Neighbours, comparable, find_references
+from glpose.retrieval import find_references, make_gallery
 from glpose.targets import draw_targets, heatmap_loss
-from store.errors import TrainingError
+from store.errors import DataError, TrainingError
 
 Report = Callable[[int, int, float], None]  # epoch (from 1), epochs, mean loss
 
@@ -41,9 +42,9 @@ def train_heads(
 ) -> GLPoseHeads:
     """Train heads on every annotated proposal of `features`; returns them in eval mode.
 
-    fixed: the references that `index` stored; they are used as they are where pools are the whole video or are not
-    redrawn. One seed gives the same weights again on one CPU; on a GPU, as far as its kernels do. TrainingError where
-    nothing is annotated, or where the loss is not finite.
+    fixed: the references that `index` stored; they are used as they are where everyone in scope is the pool, or where
+    pools are not redrawn. One seed gives the same weights again on one CPU; on a GPU, as far as its kernels do.
+    TrainingError where nothing is annotated, or where the loss is not finite.
     """
     device = features.device
     features = features.nearer(heads.k)
@@ -93,36 +94,33 @@ def head_inputs(
 def draw_references(features: ResidentFeatures, index: IndexOptions, n: int, epoch: int) -> References:
     """References from freshly drawn pools, for every row: a new draw for each epoch (evaluation's is epoch 0)."""
     if not isinstance(index.pool, int):
-        raise ValueError("the whole video is the pool: there is nothing to draw")
-    embeddings = comparable(features.embedding.cpu().numpy(), index.similarity)
-    found = []
-    for video, group in features.table.groupby("video", sort=True):
-        start = int(group.index[0])
-        rows = np.arange(len(group))
-        frames, scores = group["frame"].to_numpy(), group["score"].to_numpy()
-        own = embeddings[start : start + len(rows)]
-        ranked = find_references(str(video), frames, scores, rows, own, index, n, epoch)
-        found.append(Neighbours(np.where(ranked.rows >= 0, ranked.rows + start, -1), ranked.similarity))
-    return _on(features.device, found)
+        raise ValueError("everyone in scope is the pool: there is nothing to draw")
+    gallery = make_gallery(features.table, features.embedding.cpu().numpy(), index)
+    found = [find_references(gallery, video, index, n, epoch) for video in gallery.spans]
+    rows, similarity = (np.concatenate(parts) for parts in zip(*((f.rows, f.similarity) for f in found), strict=True))
+    return References(torch.from_numpy(rows).to(features.device), torch.from_numpy(similarity).to(features.device))
 
 
-def stored_references(features: ResidentFeatures, neighbours: dict[str, Neighbours], n: int) -> References:
-    """The references that `index` stored, for every row. neighbours: video -> (all its proposals, in order)."""
-    found = []
-    for video, group in features.table.groupby("video", sort=True):
-        numbers = group["proposal"].to_numpy()
-        stored = neighbours[str(video)]
-        position = np.full(len(stored.rows) + 1, -1)  # proposal number -> row here; -1 stays -1
-        position[numbers] = np.arange(group.index[0], group.index[0] + len(numbers))
-        rows = position[stored.rows[numbers, :n]]
-        found.append(Neighbours(rows, np.where(rows >= 0, stored.similarity[numbers, :n], -np.inf)))
-    return _on(features.device, found)
+def stored_references(features: ResidentFeatures, neighbours: pd.DataFrame, n: int) -> References:
+    """The n best references that `index` stored, for every row. neighbours: `store.Store.neighbours` of its videos.
 
-
-def _on(device: torch.device, found: list[Neighbours]) -> References:
-    rows = np.concatenate([part.rows for part in found])
-    similarity = np.concatenate([part.similarity for part in found]).astype(np.float32)
-    return References(torch.from_numpy(rows).to(device), torch.from_numpy(similarity).to(device))
+    DataError where a reference is not among the features.
+    """
+    held = features.table[["video", "proposal"]].assign(row=np.arange(len(features)))
+    others = held.set_axis(["reference_video", "reference", "reference_row"], axis=1)
+    found = neighbours.loc[neighbours["rank"] < n].merge(held, on=["video", "proposal"])
+    found = found.merge(others, on=["reference_video", "reference"], how="left")
+    if len(lost := found.loc[found["reference_row"].isna()]):
+        first = lost.iloc[0]
+        raise DataError(
+            f"proposal {first['proposal']} of {first['video']!r} refers to proposal {first['reference']} of "
+            f"{first['reference_video']!r}, which is not loaded ({len(lost)} in all): load all videos of the split"
+        )
+    rows = np.full((len(features), n), -1)
+    similarity = np.full((len(features), n), -np.inf, np.float32)
+    where = (found["row"].to_numpy(), found["rank"].to_numpy())
+    rows[where], similarity[where] = found["reference_row"], found["similarity"]
+    return References(torch.from_numpy(rows).to(features.device), torch.from_numpy(similarity).to(features.device))
 
 
 def _targets(features: ResidentFeatures, num_joints: int, options: TrainOptions) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,8 +19,8 @@ from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_p
 from stages.config import PipelineConfig
 from stages.detect import box_sources
 from stages.runtime import choose_device
-from stages.stage import Context, Stage, shown_output
-from stages.train import CHECKPOINT, Split, load_split, split_digest, split_videos, variants
+from stages.stage import Context, Stage, shown_output, split_videos
+from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt

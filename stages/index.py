@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from glpose.options import IndexOptions
-from glpose.retrieval import Neighbours, comparable, find_references, hubness, softmax_entropy
+from glpose.retrieval import (
+    Gallery,
+    Neighbours,
+    comparable,
+    find_references,
+    hubness,
+    make_gallery,
+    softmax_entropy,
+)
 from stages.config import PipelineConfig
-from stages.stage import Context, Stage, nothing, video_units
+from stages.stage import Context, Stage, split_videos, video_units
+from store.errors import NotCommitted
 from store.features import VideoFeatures
 from store.folder import Attempt
 from store.index import build_index, made_from, write_index
 from store.record import number_or_none
 from store.tables import merge_tables, read_table, read_tables, write_table
 
-VERSION = 1
+VERSION = 2
+COLUMNS = ["video", "proposal", "frame", "score", "split"]  # of the proposals, that galleries are made of
+
+
+@dataclass(frozen=True)
+class SplitGallery:
+    """The proposals of all videos of a split, and the digest of the features that they were read from."""
+
+    gallery: Gallery
+    digest: str
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
@@ -26,81 +44,120 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the video's features and proposals."""
-    return made_from(context.commit("extract", unit))
+    """Digest of the video's features and proposals; with scope dataset, of those of all videos of its splits too.
+
+    NotCommitted while one of them has no features: a pool never shrinks silently.
+    """
+    features = context.commit("extract", unit)
+    return made_from(features, _gallery_digests(context, unit))
 
 
-def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
-    """Write one video's index and neighbours table."""
+def prepare(context: Context) -> dict[str, SplitGallery]:
+    """With scope dataset, load the gallery of every split whose videos all have features; else nothing is shared."""
+    if context.config.index.scope == "video":
+        return {}
+    return {split: _load_gallery(context, split) for split in context.split_digests}
+
+
+def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: Attempt) -> str:
+    """Write one video's index and neighbours table; its references are of the split of the proposal alone.
+
+    Pools are those that evaluation uses (epoch 0).
+    """
     options = context.config.index
     folder, files = context.output("extract", unit), context.commit("extract", unit).files
-    table = read_table(folder, "proposals")
-    embeddings = comparable(VideoFeatures(folder, unit, files).embedding[:, 0], options.similarity)
-    write_index(attempt.path, build_index(embeddings))
-    found = neighbours_by_split(unit, table, embeddings, options)
-    write_table(attempt.path, "neighbours", _long_table(unit, found))
-    lacking = int((found.rows < 0).any(axis=1).sum())
+    table = read_table(folder, "proposals", COLUMNS)
+    embeddings = VideoFeatures(folder, unit, files).embedding[:, 0]
+    write_index(attempt.path, build_index(comparable(embeddings, options.similarity)))
+    parts, similarity = [pd.DataFrame()], [np.empty((0, options.n))]
+    for split, rows in table.groupby("split").indices.items():
+        if options.scope == "dataset":
+            gallery = shared[str(split)].gallery
+        else:
+            gallery = make_gallery(table.iloc[rows], embeddings[rows], options)
+        found = find_references(gallery, unit, options, options.n)
+        parts.append(_long_table(unit, gallery, found))
+        similarity.append(found.similarity)
+    neighbours = pd.concat(parts)
+    neighbours = neighbours if neighbours.empty else neighbours.sort_values(by=["proposal", "rank"])
+    write_table(attempt.path, "neighbours", neighbours)
+    values = np.concatenate(similarity)
+    lacking = int(np.isneginf(values).any(axis=1).sum())
     attempt.meta = {
         "proposals": len(table),
         "fewer_than_n": lacking,
-        "softmax_entropy": number_or_none(softmax_entropy(found.similarity)),
-        "hubness": number_or_none(hubness(found.rows)),
+        "softmax_entropy": number_or_none(softmax_entropy(values)),
     }
+    if options.scope == "dataset":
+        attempt.meta["gallery"] = {split: shared[split].digest for split in context.video(unit).ranges}
+    else:
+        cited = np.array([] if neighbours.empty else neighbours["reference"])
+        attempt.meta["hubness"] = number_or_none(hubness(cited, len(table)))
     return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
-
-
-def neighbours_by_split(video: str, table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions) -> Neighbours:
-    """References of every proposal of a video, from its own split alone; pools as evaluation uses them (epoch 0)."""
-    found = _nobody(len(table), options.n)
-    frames, scores = table["frame"].to_numpy(), table["score"].to_numpy()
-    for split in sorted(table["split"].unique()):
-        rows = np.flatnonzero((table["split"] == split).to_numpy())
-        ranked = find_references(video, frames, scores, rows, embeddings, options, options.n, epoch=0)
-        found.rows[rows], found.similarity[rows] = ranked.rows, ranked.similarity
-    return found
-
-
-def load_neighbours(context: Context, videos: list[str]) -> dict[str, Neighbours]:
-    """What `make` wrote, as arrays again, by video."""
-    folder, n = context.folder("index"), context.config.index.n
-    commits = {video: context.commit("index", video) for video in videos}
-    # a video without any reference has no row in the table
-    out = {video: _nobody(commits[video].meta["proposals"], n) for video in videos}
-    for video, table in read_tables(folder, commits, "neighbours").groupby("video"):
-        where = (table["proposal"].to_numpy(), table["rank"].to_numpy())
-        out[str(video)].rows[where] = table["reference"]
-        out[str(video)].similarity[where] = table["similarity"]
-    return out
 
 
 def finish(context: Context) -> list[str]:
     """Merge the tables; say how even the softmax weights and the citations are."""
-    commits = context.commits("index")
-    merge_tables(context.folder("index"), commits, "neighbours")
+    folder, commits = context.folder("index"), context.commits("index")
+    merge_tables(folder, commits, "neighbours")
     entropies = [c.meta["softmax_entropy"] for c in commits.values() if c.meta["softmax_entropy"] is not None]
-    hubs = [c.meta["hubness"] for c in commits.values() if c.meta["hubness"] is not None]
     if not entropies:
         return []
     n = context.config.index.n
+    if context.config.index.scope == "dataset":
+        table = read_tables(folder, commits, "neighbours", ["reference_video", "reference"])
+        cited = table.groupby(["reference_video", "reference"]).ngroup().to_numpy()
+        hubs, whose = [hubness(cited, sum(c.meta["proposals"] for c in commits.values()))], "all proposals"
+    else:
+        hubs = [c.meta["hubness"] for c in commits.values() if c.meta["hubness"] is not None]
+        whose = "the proposals of a video"
     return [
         f"  softmax entropy {np.mean(entropies):.2f} nats (even weights over {n}: {np.log(n):.2f}); "
-        f"the most-cited tenth of the proposals gets {100 * np.mean(hubs):.0f} % of the citations"
+        f"the most-cited tenth of {whose} gets {100 * np.mean(hubs):.0f} % of the citations"
     ]
 
 
-def _nobody(proposals: int, n: int) -> Neighbours:
-    return Neighbours(np.full((proposals, n), -1, np.int64), np.full((proposals, n), -np.inf, np.float32))
+def _gallery_digests(context: Context, unit: str) -> dict[str, str]:
+    """Of each split of a video, the digest of what its references are looked for in; none with scope video."""
+    if context.config.index.scope == "video":
+        return {}
+    splits = sorted(context.video(unit).ranges)
+    for split in splits:
+        if split not in context.split_digests:
+            lacking = [name for name in split_videos(context, split) if name not in context.features]
+            raise NotCommitted(
+                f"with index.scope dataset references are of any video of the {split} split, but {lacking[0]!r} "
+                f"({len(lacking)} in all) has no features yet: run extract first"
+            )
+    return {split: context.split_digests[split] for split in splits}
 
 
-def _long_table(video: str, found: Neighbours) -> pd.DataFrame:
-    proposal, rank = np.nonzero(found.rows >= 0)
+def _load_gallery(context: Context, split: str) -> SplitGallery:
+    """Read the proposals and embeddings of all videos of a split, in order of their names."""
+    folder, videos = context.folder("extract"), split_videos(context, split)
+    table = read_tables(folder, context.features, "proposals", COLUMNS)
+    table = table.loc[(table["split"] == split) & table["video"].isin(videos)].reset_index(drop=True)
+    embeddings = []
+    for video, rows in table.groupby("video").indices.items():
+        commit = context.features[str(video)]
+        features = VideoFeatures(folder.attempt_path(commit), str(video), commit.files)
+        embeddings.append(features.read("embedding", table["proposal"].to_numpy()[rows])[:, 0])
+    whole = np.concatenate(embeddings) if embeddings else np.empty((0, 1), np.float32)
+    gallery = make_gallery(table, whole, context.config.index, context.config.runtime.device)
+    return SplitGallery(gallery, context.split_digests[split])
+
+
+def _long_table(video: str, gallery: Gallery, found: Neighbours) -> pd.DataFrame:
+    row, rank = np.nonzero(found.rows >= 0)
+    reference = found.rows[row, rank]
     return pd.DataFrame(
         {
             "video": video,
-            "proposal": proposal,
+            "proposal": gallery.proposals[gallery.spans[video][0] + row],
             "rank": rank,
-            "reference": found.rows[proposal, rank],
-            "similarity": found.similarity[proposal, rank],
+            "reference_video": gallery.videos_of(reference),
+            "reference": gallery.proposals[reference],
+            "similarity": found.similarity[row, rank],
         }
     )
 
@@ -112,7 +169,7 @@ STAGE = Stage(
     parameters=parameters,
     units=video_units,
     inputs=inputs,
-    prepare=nothing,
+    prepare=prepare,
     make=make,
     finish=finish,
 )

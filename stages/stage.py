@@ -16,6 +16,7 @@ from stages.config import PipelineConfig
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
 from store.places import Place
+from store.record import fingerprint
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,21 @@ class Context:
             raise NotCommitted(f"{stage} has not run yet for pipeline {self.config.name!r}")
         return self.folder(stage).commit_of(record, unit)
 
+    @cached_property
+    def features(self) -> dict[str, Commit]:
+        """What extract has finished, by video, as this run saw it first: many units ask for all of them."""
+        return self.commits("extract")
+
+    @cached_property
+    def split_digests(self) -> dict[str, str]:
+        """Digest of the features of all videos of a split, for each split whose videos all have some."""
+        names = {split: split_videos(self, split) for split in ("train", "eval")}
+        return {
+            split: fingerprint([[name, self.features[name].digest] for name in videos])
+            for split, videos in names.items()
+            if videos and all(name in self.features for name in videos)
+        }
+
     def output(self, stage: str, unit: str) -> Place:
         """Folder of what a stage before has made of a unit. NotCommitted if it has not."""
         return self.folder(stage).attempt_path(self.commit(stage, unit))
@@ -98,6 +114,11 @@ class Stage:
 def video_units(context: Context, everything: bool) -> list[str]:
     """One unit per video."""
     return [ref.name for ref in (context.all_videos if everything else context.videos)]
+
+
+def split_videos(context: Context, split: str) -> list[str]:
+    """Names of all videos with frames in a split, whatever --videos says."""
+    return [ref.name for ref in context.all_videos if split in ref.ranges]
 
 
 def nothing(_: Context) -> None:

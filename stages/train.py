@@ -14,9 +14,8 @@ from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions
 from glpose.training import References, stored_references, train_heads
 from stages.config import PipelineConfig
-from stages.index import load_neighbours
 from stages.runtime import choose_device
-from stages.stage import Context, Stage, shown_output
+from stages.stage import Context, Stage, shown_output, split_videos
 from store.errors import TrainingError
 from store.folder import Attempt
 from store.record import fingerprint
@@ -56,13 +55,12 @@ def split_digest(context: Context, split: str) -> str:
     return fingerprint([[v, context.commit("extract", v).digest, context.commit("index", v).digest] for v in videos])
 
 
-def split_videos(context: Context, split: str) -> list[str]:
-    """Names of all videos with frames in a split: heads and scores are of whole splits, whatever --videos says."""
-    return [ref.name for ref in context.all_videos if split in ref.ranges]
-
-
 def load_split(context: Context, split: str) -> Split:
-    """Load what heads need of a split to the device. TrainingError if no video has frames in it."""
+    """Load what heads need of a split to the device, its references of whatever video of it among them.
+
+    Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
+    NotCommitted where the index is of other features.
+    """
     config = context.config
     videos = split_videos(context, split)
     if not videos:
@@ -71,7 +69,7 @@ def load_split(context: Context, split: str) -> Split:
     device = choose_device(config.runtime)
     stored = store.open(config.work)
     features = load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos)
-    return Split(features, stored_references(features, load_neighbours(context, videos), heads.n))
+    return Split(features, stored_references(features, stored.neighbours(videos), heads.n))
 
 
 def prepare(context: Context) -> Split:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Container, Mapping
+from functools import cache
+
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from stages.console import say
-from stages.index import inputs
 from stages.run import STAGES, check_owner
 from stages.stage import Context
 from store.errors import CorruptData, NotCommitted
 from store.folder import Commit
+from store.index import gallery_of, made_from
 from store.tables import read_table
-from store.verify import Verdict, read_in_force, verify_stage
+from store.verify import Splits, Verdict, read_in_force, verify_stage
 from store.verify import repair as repair_stage
 
 
@@ -43,11 +46,13 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
             progress.update(task, description=f"verify {name}")
             folder = context.folder(name)
 
-            def proposals(commit: Commit) -> pd.DataFrame | None:
-                return None if commit.unit in verdicts["extract"].units else _proposals(context, commit)
-
+            damaged = verdicts["extract"].units if name == "index" else {}
             verdicts[name] = verdict = verify_stage(
-                folder, stage, fast=fast, progress=lambda done: progress.advance(task, done), proposals=proposals
+                folder,
+                stage,
+                fast=fast,
+                progress=lambda done: progress.advance(task, done),
+                splits=_split_reader(context, damaged, stage.commits),
             )
             faults += verdict.lines(name)
             if repair:
@@ -71,11 +76,29 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
         raise CorruptData("\n".join([f"{count}; {way}:", *(f"  {fault}" for fault in faults)]))
 
 
-def _proposals(context: Context, commit: Commit) -> pd.DataFrame | None:
-    """The proposals that a video's neighbours refer to; None where they have changed since, or are damaged."""
-    try:
-        if inputs(context, commit.unit) != commit.inputs:
+def _split_reader(context: Context, damaged: Container[str], indices: Mapping[str, Commit]) -> Splits:
+    """Reads which splits a video's proposals are of; None where they have changed since the index, or are damaged.
+
+    indices: commits of the index, by video.
+    """
+
+    @cache
+    def splits(video: str) -> np.ndarray | None:
+        try:
+            made = indices[video]
+            if video in damaged or made.inputs != made_from(context.commit("extract", video), gallery_of(made)):
+                return None
+            return read_table(context.output("extract", video), "proposals", ["split"])["split"].to_numpy(str)
+        except (KeyError, NotCommitted, CorruptData):
             return None
-        return read_table(context.output("extract", commit.unit), "proposals", ["frame", "split"])
-    except (NotCommitted, CorruptData):
-        return None
+
+    def of_one_gallery(made: Commit, video: str) -> np.ndarray | None:
+        found = splits(video)
+        if found is None:
+            return None
+        # what the index has seen of another video is what there is now, if that video's index was made from the same
+        theirs = gallery_of(indices[video])
+        same = all(theirs.get(split, digest) == digest for split, digest in gallery_of(made).items())
+        return found if same else None
+
+    return of_one_gallery

@@ -14,7 +14,7 @@ from store.description import describe, proposals_of, schemas_of
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
 from store.folder import Commit, StageFolder
-from store.index import made_from
+from store.index import gallery_of, made_from
 from store.places import Place, check_reachable, place
 from store.record import Record
 from store.samples import Sample, read_sample
@@ -72,28 +72,31 @@ class Store:
             table["embedding"] = [row for name in sorted(chosen) for row in self.features(name).embedding[:, 0]]
         return table
 
-    def neighbours(self, video: str | None = None) -> pd.DataFrame:
-        """One row per proposal and rank: video, proposal, rank, reference, similarity.
+    def neighbours(self, video: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """One row per proposal and rank: video, proposal, rank, reference_video, reference, similarity.
 
-        NotCommitted before `index`, and where it was made of other features than the store has.
+        video: one or several; all by default. NotCommitted before `index`, and where it was made of other features than
+        the store has.
         """
-        if self._index.record_in_force() is None:
-            raise NotCommitted(f"{self.root} has no index yet: run glpose-stage index")
-        if video is None:
-            return read_tables(self._index, self.indexed(), "neighbours")
-        self.commit(video)  # where the video is unknown, this says so
-        commits = self.indexed([video])
-        if video not in commits:
-            raise NotCommitted(f"{self.root} has no index of {video!r} yet: run glpose-stage index")
-        return read_tables(self._index, commits, "neighbours")
+        table = self._neighbours(video)
+        own = set(table["video"])
+        if others := set(table["reference_video"]).difference(own).intersection(self._commits):
+            self.indexed(sorted(own | others))  # an imported store may lack some
+        return table
 
     def indexed(self, videos: Sequence[str] | None = None) -> dict[str, Commit]:
         """Commits of the index by video, all by default; none before `index` has begun.
 
-        NotCommitted where one was made of other features than the store has.
+        NotCommitted where one was made of other features than the store has, or they were not all made of the same.
         """
         commits = self._made_indices(videos)
-        if stale := [video for video, commit in commits.items() if commit.inputs != made_from(self.commit(video))]:
+        stale = [
+            name for name, made in commits.items() if made.inputs != made_from(self.commit(name), gallery_of(made))
+        ]
+        # references of other videos are sound where those videos' own are, and all were made of the same features
+        first = {split: digest for made in reversed(commits.values()) for split, digest in gallery_of(made).items()}
+        stale += [name for name, made in commits.items() if not gallery_of(made).items() <= first.items()]
+        if stale:
             raise NotCommitted(
                 f"{self.root}: the index of {stale[0]!r} ({len(stale)} in all) is of other features: run glpose-stage "
                 "index, or open the store again"
@@ -113,9 +116,19 @@ class Store:
         there; NotCommitted where `index` has begun but has not come to this video.
         """
         video, proposal = self._proposal(row)
+        features = {video: self.features(video)}
+        if not 0 <= proposal < len(features[video]):
+            count = len(features[video])
+            raise StoreError(f"{video!r} has no proposal {proposal}; it has {count}, numbered from 0")
         begun = self._index.record_in_force() is not None
-        neighbours = self.neighbours(video) if begun else SCHEMAS["neighbours"].empty_table().to_pandas()
-        return read_sample(self.features(video), self.table(video, keypoints=True), neighbours, proposal, view)
+        neighbours = self._neighbours(video) if begun else SCHEMAS["neighbours"].empty_table().to_pandas()
+        found = neighbours.loc[neighbours["proposal"] == proposal].sort_values("rank")
+        if others := set(found["reference_video"]) - {video}:
+            features |= {name: self.features(name) for name in others}
+            if lacking := others.difference(self.indexed([video, *others])):
+                raise self._not_indexed(min(lacking))
+        tables = {name: self.table(name, keypoints=True) for name in features}
+        return read_sample(features, tables, video, proposal, found, view)
 
     def describe(self) -> pd.DataFrame:
         """One row per array, per file beside the arrays, and for the total; merged tables are copies and do not count.
@@ -156,6 +169,21 @@ class Store:
     @cached_property
     def _commits(self) -> dict[str, Commit]:
         return self._extract.commits(self._record)
+
+    def _neighbours(self, video: str | Sequence[str] | None) -> pd.DataFrame:
+        """Rows of the neighbours' table, of an index of the features that the store has of these videos."""
+        if self._index.record_in_force() is None:
+            raise NotCommitted(f"{self.root} has no index yet: run glpose-stage index")
+        names = [video] if isinstance(video, str) else video
+        for name in names or ():
+            self.commit(name)  # where the video is unknown, this says so
+        commits = self.indexed(names)
+        if lacking := set(names or ()).difference(commits):
+            raise self._not_indexed(min(lacking))
+        return read_tables(self._index, commits, "neighbours")
+
+    def _not_indexed(self, video: str) -> NotCommitted:
+        return NotCommitted(f"{self.root} has no index of {video!r} yet: run glpose-stage index")
 
     def _made_indices(self, videos: Sequence[str] | None) -> dict[str, Commit]:
         """Commits of the index of these videos, or of all that the store has; other commits are not read."""

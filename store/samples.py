@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,32 +44,45 @@ class Sample:
 
 
 def read_sample(
-    features: VideoFeatures, table: pd.DataFrame, neighbours: pd.DataFrame, proposal: int, view: int
+    features: Mapping[str, VideoFeatures],
+    tables: Mapping[str, pd.DataFrame],
+    video: str,
+    proposal: int,
+    found: pd.DataFrame,
+    view: int,
 ) -> Sample:
-    """Read one proposal of a video. table: the video's, with keypoints. neighbours: the video's, or empty.
+    """Read one proposal of a video. features, tables: by video, of this one and of those that references are of.
 
-    StoreError for a proposal or a view that is not there, CorruptData where the index speaks of other proposals.
+    tables: with keypoints. found: the proposal's rows of the neighbours' table, best first. StoreError for a view that
+    is not there, CorruptData where the index speaks of other proposals.
     """
-    video, count, views = features.video, len(features), features.schema.views
-    if not 0 <= proposal < count:
-        raise StoreError(f"{video!r} has no proposal {proposal}; it has {count}, numbered from 0")
+    own, views = features[video], features[video].schema.views
     if not 0 <= view < views:
         raise StoreError(f"{video!r} has no view {view}; it has {views}, numbered from 0")
-    found = neighbours.loc[neighbours["proposal"] == proposal].sort_values("rank")
-    references = found["reference"].to_numpy(np.int64)
-    if len(table) != count or ((references < 0) | (references >= count)).any():
-        raise CorruptData(f"features, proposals and index of {video!r} do not belong together; run verify, then index")
-    maps = features.key([proposal, *references.tolist()])[:, view]
-    described = table.drop(columns="keypoints")
+    videos = np.array([video, *found["reference_video"]])  # the proposal itself, then its references
+    proposals = np.array([proposal, *found["reference"]])
+    maps = np.empty((len(videos), *own.schema.map_shape), np.float32)
+    rows = []
+    for name, table in tables.items():
+        (at,) = np.nonzero(videos == name)
+        chosen = proposals[at]
+        if len(table) != len(features[name]) or ((chosen < 0) | (chosen >= len(table))).any():
+            raise CorruptData(
+                f"features, proposals and index of {name!r} do not belong together; run verify, then index"
+            )
+        maps[at] = features[name].key(chosen, [view])[:, 0]
+        rows.append(table.iloc[chosen].set_axis(at))
+    described = pd.concat(rows).sort_index().drop(columns="keypoints")
+    row = tables[video].iloc[proposal]
     return Sample(
-        row=described.iloc[proposal],
+        row=described.iloc[0],
         view=view,
-        box=table[BOX].to_numpy(np.float64)[proposal],
-        keypoints=table["keypoints"].iloc[proposal],
+        box=row[BOX].to_numpy(np.float64),
+        keypoints=row["keypoints"],
         key=maps[0],
-        local=features.local([proposal])[0, view],
-        offsets=features.schema.offsets,
+        local=own.local([proposal], [view])[0, 0],
+        offsets=own.schema.offsets,
         references=maps[1:],
         similarity=found["similarity"].to_numpy(np.float32),
-        reference_rows=described.iloc[references].reset_index(drop=True),
+        reference_rows=described.iloc[1:].reset_index(drop=True),
     )

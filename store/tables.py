@@ -36,7 +36,8 @@ NEIGHBOURS = pa.schema(
         ("video", pa.string()),
         ("proposal", pa.int32()),
         ("rank", pa.int32()),  # 0 is the most similar
-        ("reference", pa.int32()),  # a proposal of the same video and split
+        ("reference_video", pa.string()),  # the same video, or with index.scope dataset any of the same split
+        ("reference", pa.int32()),  # a proposal of that video, of the same split
         ("similarity", pa.float32()),
     ]
 )
@@ -62,7 +63,7 @@ def write_table(folder: Path, name: str, columns: Mapping[str, object] | pd.Data
 
 def read_table(folder: Place, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read `folder/name.parquet`, or some of its columns. CorruptData where the file cannot be read."""
-    return _read(folder / f"{name}.parquet", columns).to_pandas()
+    return _read(folder / f"{name}.parquet", name, columns).to_pandas()
 
 
 def merge_tables(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Place:
@@ -86,11 +87,11 @@ def read_tables(
     merged = _merged_path(stage, commits, name)
     if merged.exists():
         try:
-            return _read(merged, columns).to_pandas()
+            return _read(merged, name, columns).to_pandas()
         except CorruptData:
             if merged.exists():  # else another run has merged anew meanwhile: the parts hold the same
                 raise
-    parts = [_read(stage.attempt_path(commits[video]) / f"{name}.parquet", columns) for video in sorted(commits)]
+    parts = [_read(stage.attempt_path(commits[video]) / f"{name}.parquet", name, columns) for video in sorted(commits)]
     if not parts:
         schema = SCHEMAS[name]
         parts = [schema.empty_table().select(list(columns) if columns else schema.names)]
@@ -101,7 +102,7 @@ def _row_groups(stage: StageFolder, commits: Mapping[str, Commit], name: str) ->
     """Rows in video order, at least ROW_GROUP at a time, except for the last."""
     parts: list[pa.Table] = []
     for video in sorted(commits):
-        parts.append(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", None))
+        parts.append(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", name, None))
         if sum(map(len, parts)) >= ROW_GROUP:
             yield pa.concat_tables(parts)
             parts = []
@@ -115,9 +116,14 @@ def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -
     return stage.path / "merged" / f"{name}-{contents[:16]}.parquet"
 
 
-def _read(path: Place, columns: Sequence[str] | None) -> pa.Table:
+def _read(path: Place, name: str, columns: Sequence[str] | None) -> pa.Table:
     try:
         with open_binary(path) as handle:
-            return pq.read_table(handle, columns=list(columns) if columns else None, page_checksum_verification=True)
+            table = pq.read_table(handle, columns=list(columns) if columns else None, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise CorruptData(f"{path} cannot be read ({error}); run verify") from None
+    if lacking := set(columns or SCHEMAS[name].names).difference(table.schema.names):
+        raise CorruptData(
+            f"{path} has no column {min(lacking)}: an earlier release wrote it; run its stage again, with --force"
+        )
+    return table

@@ -9,6 +9,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -34,7 +35,7 @@ LINES = 20  # told of one unit
 PIECE = 1 << 20  # bytes hashed at a time, while they are in the processor's cache
 
 Progress = Callable[[int], None]  # is told of bytes done
-Proposals = Callable[[Commit], pd.DataFrame | None]  # of the video that a unit of neighbours was made from, if known
+Splits = Callable[[Commit, str], np.ndarray | None]  # of a video's proposals as a unit of neighbours saw them, if known
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ def verify_stage(
     *,
     fast: bool = False,
     progress: Progress = lambda done: None,
-    proposals: Proposals = lambda commit: None,
+    splits: Splits = lambda commit, video: None,
 ) -> Verdict:
     """Check everything that is in force of a stage.
 
     fast: only that all objects are there, with their sizes, by one listing; no contents are read. progress: is told of
-    every object's bytes, `Commit.bytes` in all. proposals: for neighbours, the table that they refer to. Memory: one
-    shard of a video's features and its means, and the tables of all videos.
+    every object's bytes, `Commit.bytes` in all. splits: for neighbours, those of the proposals that they refer to.
+    Memory: one shard of a video's features and its means, and the tables of all videos.
 
     StoreError where something is there but cannot be read (its rights, the network): that is no damage.
     """
@@ -81,7 +82,7 @@ def verify_stage(
             lines = [f"{file} {fault}" for file in commit.files if (fault := _size_fault(sizes_there, commit, file))]
             progress(commit.bytes)
         else:
-            lines = list(_unit_faults(folder, found, commit, sizes_there, reader, proposals))
+            lines = list(_unit_faults(folder, found, commit, sizes_there, reader, splits))
         if lines:
             units[name] = [*lines[:LINES], *([f"and {len(lines) - LINES} more"] if len(lines) > LINES else [])]
     merged = [] if fast or units else _wrong_merges(folder, found.commits)
@@ -107,7 +108,7 @@ def _unit_faults(
     commit: Commit,
     there: Mapping[str, int],
     reader: _Reader,
-    proposals: Proposals,
+    splits: Splits,
 ) -> Iterator[str]:
     path = folder.attempt_path(commit)
 
@@ -117,7 +118,7 @@ def _unit_faults(
             return memoryview(b""), fault
         return reader.read(path / name, *commit.files[name])
 
-    unit = Unit(commit.unit, commit.meta, found.record or {}, None)
+    unit = Unit(commit.unit, commit.meta, found.record or {}, partial(splits, commit))
     if f"{GROUP}/zarr.json" in commit.files:
         yield from verify_features(commit.files, read, commit.meta.get("proposals"))
         uncommitted = (name for name in there if name.startswith(f"{GROUP}/") and name not in commit.files)
@@ -129,8 +130,6 @@ def _unit_faults(
         if fault:
             yield f"{name} {fault}"
         elif check := file_check(name):
-            if name == "neighbours.parquet":
-                unit = Unit(commit.unit, commit.meta, found.record or {}, proposals(commit))
             yield from check(data, unit)
 
 

@@ -20,12 +20,12 @@ from store.tables import BOX, NEIGHBOURS, PROPOSALS
 
 @dataclass(frozen=True)
 class Unit:
-    """What a unit's files must agree with. proposals: the video's, `split` at least; None where they are not known."""
+    """What a unit's files must agree with. splits: of the proposals of a video, (P,) str; None where not known."""
 
     name: str
     meta: dict[str, Any]
     record: Record
-    proposals: pd.DataFrame | None
+    splits: Callable[[str], np.ndarray | None]
 
 
 def file_check(name: str) -> Callable[[memoryview, Unit], Iterator[str]] | None:
@@ -75,21 +75,20 @@ def _neighbours(data: memoryview, unit: Unit) -> Iterator[str]:
     expected = rows - np.maximum.accumulate(np.where(begins, rows, 0))
     rises = ~begins & (np.diff(similarity, prepend=np.inf) > 0)
     here = (proposal >= 0) & (proposal < count)
-    there = (reference >= 0) & (reference < count)
+    there, other_split = _references(table, here, unit)
+    video = table["reference_video"].to_numpy()
+    strange = (video != unit.name) & (unit.record["parameters"].get("scope") != "dataset")
+    itself = (video == unit.name) & (reference == proposal)
     checks = {
         "its video is {video!r}": (table["video"] != unit.name).to_numpy(),
         "there is no such proposal, or it is not in order": ~here | (np.diff(proposal, prepend=-1) < 0),
         "rank {rank} is out of order, or one is missing": (rank != expected) | (rank >= n),
-        "reference {reference} is no other proposal of the video": ~there | (reference == proposal),
+        "reference {reference} is of video {reference_video!r}": strange,
+        "reference {reference} is no other proposal of {reference_video!r}": ~there | itself,
         "the similarity to reference {reference} is {similarity}": ~np.isfinite(similarity),
         "reference {reference} is more similar than the one before": rises,
+        "reference {reference} is of the other split": other_split,
     }
-    if unit.proposals is not None and len(unit.proposals) == count:
-        split = unit.proposals["split"].to_numpy(str)
-        valid = here & there
-        other = np.zeros(len(table), bool)
-        other[valid] = split[proposal[valid]] != split[reference[valid]]
-        checks["reference {reference} is of the other split"] = other
     for what, wrong in checks.items():
         for row in np.flatnonzero(wrong):
             yield f"proposal {proposal[row]}: in neighbours.parquet {what.format(**table.iloc[row].to_dict())}"
@@ -97,6 +96,26 @@ def _neighbours(data: memoryview, unit: Unit) -> Iterator[str]:
     if lacking != unit.meta.get("fewer_than_n"):
         stated = unit.meta.get("fewer_than_n")
         yield f"neighbours.parquet has {lacking} proposals with fewer than {n} references, {stated} were committed"
+
+
+def _references(table: pd.DataFrame, here: np.ndarray, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    """Which references there are, and which of these are of another split than their proposal, as far as is known.
+
+    here: which rows are of a proposal that there is.
+    """
+    count, own = unit.meta["proposals"], unit.splits(unit.name)
+    proposal, reference = table["proposal"].to_numpy(), table["reference"].to_numpy()
+    there, other_split = reference >= 0, np.zeros(len(table), bool)
+    for video, rows in table.groupby("reference_video", dropna=False).indices.items():
+        splits = unit.splits(str(video))
+        if video == unit.name:
+            there[rows] &= reference[rows] < count
+        elif splits is not None:
+            there[rows] &= reference[rows] < len(splits)
+        if splits is not None and own is not None and len(own) == count:
+            rows = rows[there[rows] & here[rows]]
+            other_split[rows] = own[proposal[rows]] != splits[reference[rows]]
+    return there, other_split
 
 
 def _index(data: memoryview, unit: Unit) -> Iterator[str]:

@@ -77,13 +77,28 @@ def softmax(values: Sequence[float], temperature: float) -> list[float]:
     return [part / sum(parts) if part else 0.0 for part in parts]
 
 
-def candidates(frames: Sequence[int], scores: Sequence[float], row: int, window: int, min_score: float) -> list[int]:
-    """Proposals of the video that may be non-local references of `row`: not within the window, of sufficient score."""
-    return [
-        other
-        for other in range(len(frames))
-        if abs(frames[other] - frames[row]) > window and scores[other] >= min_score
-    ]
+def candidates(
+    videos: Sequence[str],
+    frames: Sequence[int],
+    scores: Sequence[float],
+    row: int,
+    window: int,
+    min_score: float,
+    scope: str = "video",
+) -> list[int]:
+    """Proposals of one split that may be non-local references of `row`: of sufficient score, of its video or, with
+    scope dataset, of any, but not within the window of its own.
+    """
+    found = []
+    for other in range(len(frames)):
+        if scores[other] < min_score:
+            continue
+        if videos[other] != videos[row]:
+            if scope == "dataset":
+                found.append(other)
+        elif abs(frames[other] - frames[row]) > window:
+            found.append(other)
+    return found
 
 
 def ranked(embeddings: np.ndarray, row: int, pool: Sequence[int], n: int) -> list[tuple[int, float]]:

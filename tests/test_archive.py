@@ -70,11 +70,12 @@ def write_video(root: Path, name: str, count: int, form: FeatureSchema, split: s
 def write_index_of(root: Path, name: str, count: int) -> None:
     rng = np.random.default_rng(count)
     features = StageFolder(root / "extract").commit_of(RECORD, name)
-    with StageFolder(root / "index").writing(INDEX_RECORD, name, made_from(features)) as attempt:
+    with StageFolder(root / "index").writing(INDEX_RECORD, name, made_from(features, {})) as attempt:
         write_index(attempt.path, build_index(rng.normal(size=(count, C)).astype(np.float32)))
         rows = max(0, count - 1)
         table = pd.DataFrame({"video": [name] * rows, "proposal": np.arange(rows), "rank": 0, "reference": rows})
-        write_table(attempt.path, "neighbours", table.assign(similarity=rng.random(rows)))
+        table = table.assign(reference_video=name, similarity=rng.random(rows))
+        write_table(attempt.path, "neighbours", table)
         attempt.meta = {"hubness": None}
 
 

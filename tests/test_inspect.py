@@ -48,10 +48,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
             }  # fmt: skip
             write_table(attempt.path, "proposals", columns)
             attempt.meta = {"proposals": count}
-        with index.writing(RECORD, video, made_from(extract.commit_of(RECORD, video))) as attempt:
+        with index.writing(RECORD, video, made_from(extract.commit_of(RECORD, video), {})) as attempt:
             columns = {
-                "video": [video] * count, "proposal": number, "rank": [0] * count, "reference": number[::-1],
-                "similarity": number.astype(np.float32),
+                "video": [video] * count, "proposal": number, "rank": [0] * count,
+                "reference_video": [video] * count, "reference": number[::-1], "similarity": number.astype(np.float32),
             }  # fmt: skip
             write_table(attempt.path, "neighbours", columns)
     merge_tables(extract, extract.commits(RECORD), "proposals")
@@ -195,8 +195,8 @@ def test_export_holds_every_chosen_row(context: Context, tmp_path: Path) -> None
 def test_export_of_neighbours_of_a_video_without_rows(context: Context, tmp_path: Path) -> None:
     csv, parquet = tmp_path / "rows.csv", tmp_path / "rows.parquet"
     inspect(context, neighbours=True, where="similarity > 100", csv=csv, parquet=parquet)
-    assert csv.read_text() == "video,proposal,rank,reference,similarity\n"
-    assert list(pd.read_parquet(parquet)) == ["video", "proposal", "rank", "reference", "similarity"]
+    assert csv.read_text() == "video,proposal,rank,reference_video,reference,similarity\n"
+    assert list(pd.read_parquet(parquet)) == ["video", "proposal", "rank", "reference_video", "reference", "similarity"]
     inspect(context, video="000002_bonn_train", neighbours=True, csv=csv)
     assert pd.read_csv(csv)["reference"].tolist() == [4, 3, 2, 1, 0]
 

@@ -65,11 +65,12 @@ def write_neighbours(root: Path, video: str, found: dict[int, list[int]]) -> Non
     stage, record = StageFolder(root / "index"), make_record("index", 1, {}, {})
     stage.begin(record)
     rows = [(n, rank, other) for n, others in found.items() for rank, other in enumerate(others)]
-    inputs = made_from(StageFolder(root / "extract").commit_of(RECORD, video))
+    inputs = made_from(StageFolder(root / "extract").commit_of(RECORD, video), {})
     with stage.writing(record, video, inputs) as attempt:
         columns = {
             "video": [video] * len(rows), "proposal": [n for n, _, _ in rows], "rank": [rank for _, rank, _ in rows],
-            "reference": [other for _, _, other in rows], "similarity": [1 / (rank + 1) for _, rank, _ in rows],
+            "reference_video": [video] * len(rows), "reference": [other for _, _, other in rows],
+            "similarity": [1 / (rank + 1) for _, rank, _ in rows],
         }  # fmt: skip
         write_table(attempt.path, "neighbours", columns)
         write_index(attempt.path, build_index(np.eye(4, dtype=np.float32)))
@@ -548,7 +549,7 @@ def test_neighbours(root: Path) -> None:
     for video in ("a", "b"):
         write_neighbours(root, video, {0: [7, 3]})
     stored = store.open(root)
-    assert list(stored.neighbours()) == ["video", "proposal", "rank", "reference", "similarity"]
+    assert list(stored.neighbours()) == ["video", "proposal", "rank", "reference_video", "reference", "similarity"]
     assert stored.neighbours()["video"].tolist() == ["a", "a", "b", "b"]
     assert stored.neighbours("b")["reference"].tolist() == [7, 3]
     with pytest.raises(NotCommitted, match="has no index of 'empty' yet: run glpose-stage index"):
@@ -557,10 +558,8 @@ def test_neighbours(root: Path) -> None:
         stored.neighbours("nope")
 
 
-def brute_force(
-    embeddings: np.ndarray, row: int, eligible: np.ndarray, start: int, stop: int, n: int
-) -> tuple[list[int], np.ndarray]:
-    allowed = [other for other in eligible.tolist() if not start <= other < stop]
+def brute_force(embeddings: np.ndarray, row: int, start: int, stop: int, n: int) -> tuple[list[int], np.ndarray]:
+    allowed = [other for other in range(len(embeddings)) if not start <= other < stop]
     similarity = embeddings[allowed].astype(np.float64) @ embeddings[row].astype(np.float64)
     best = np.argsort(-similarity)[:n]
     return [allowed[i] for i in best], similarity[best]
@@ -572,28 +571,27 @@ def test_search_equals_brute_force(tmp_path: Path) -> None:
     write_index(tmp_path, build_index(embeddings))
     index = read_index(tmp_path)
     rows = np.array([0, 5, 31, 59])
-    eligible = np.sort(rng.choice(60, 40, replace=False))
     excluded = np.array([[0, 4], [3, 9], [31, 31], [20, 60]])  # at the start, around, nothing, all but the first
-    ids, similarities = search_outside(index, rows, eligible, excluded, 6)
+    ids, similarities = search_outside(index, embeddings[rows], excluded, 6)
     assert (ids.dtype, similarities.dtype, ids.shape) == (np.int64, np.float32, (4, 6))
     for position, (row, (start, stop)) in enumerate(zip(rows, excluded, strict=True)):
-        want, scores = brute_force(embeddings, int(row), eligible, int(start), int(stop), 6)
+        want, scores = brute_force(embeddings, int(row), int(start), int(stop), 6)
         assert ids[position].tolist() == want
         np.testing.assert_allclose(similarities[position], scores, rtol=1e-5)
 
 
-def test_search_with_fewer_than_n(tmp_path: Path) -> None:
-    index = build_index(np.eye(5, dtype=np.float32) + 1)
-    rows, eligible = np.array([0, 4]), np.array([0, 1, 4])
-    ids, similarities = search_outside(index, rows, eligible, np.array([[0, 1], [0, 5]]), 3)
-    assert sorted(ids[0].tolist()) == [-1, 1, 4]
+def test_search_with_fewer_than_n() -> None:
+    vectors = np.eye(3, dtype=np.float32) + 1
+    ids, similarities = search_outside(build_index(vectors), vectors[[0, 2]], np.array([[0, 1], [0, 3]]), 3)
+    assert sorted(ids[0].tolist()) == [-1, 1, 2]
     assert ids[0, 2] == -1
     assert similarities[0, 2] == -np.inf
     assert ids[1].tolist() == [-1, -1, -1]
     assert (similarities[1] == -np.inf).all()
-    nobody = search_outside(index, rows, np.array([], np.int64), np.zeros((2, 2), int), 3)
+    nobody = search_outside(build_index(vectors[:0]), vectors[:2], np.zeros((2, 2), int), 3)
     assert (nobody[0] == -1).all()
-    assert search_outside(index, rows, eligible, np.zeros((2, 2), int), 0)[0].shape == (2, 0)
+    assert search_outside(build_index(vectors), vectors, np.zeros((3, 2), int), 0)[0].shape == (3, 0)
+    assert search_outside(build_index(vectors), vectors[:0], np.zeros((0, 2), int), 4)[0].shape == (0, 4)
 
 
 def test_damaged_index_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import store
 from glpose.data.resident import load_resident
 from glpose.training import stored_references, train_heads
 from stages.export import import_
-from stages.index import load_neighbours
 from store.errors import NotCommitted
 
 
@@ -49,7 +48,7 @@ def test_a_read_only_store_opens_and_trains(read_only: Path, done: Path) -> None
     small = context(done / "pipelines.yaml", f"work={read_only}")
     extract, train = small.config.extract, small.config.train
     features = load_resident(opened, "train", 1, extract.crop_size, extract.crop_scale, torch.device("cpu"))
-    references = stored_references(features, load_neighbours(small, ["a", "b"]), train.heads.n)
+    references = stored_references(features, opened.neighbours(["a", "b"]), train.heads.n)
     losses: list[float] = []
     train_heads(
         features, references, 15, train.heads, train, small.config.index, report=lambda _, __, loss: losses.append(loss)

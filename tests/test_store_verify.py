@@ -18,7 +18,7 @@ from small_pipelines import commit_digests, finish_project, glpose_stage, write_
 from stages.run import STAGES
 from store.errors import GLPoseError, StoreError
 from store.features import GROUP, FeatureWriter
-from store.folder import Attempt, StageFolder
+from store.folder import Attempt, Commit, StageFolder
 from store.index import build_index, write_index
 from store.record import fingerprint, make_record
 from store.schema import FeatureSchema
@@ -303,7 +303,12 @@ def neighbours() -> pd.DataFrame:
     reference = proposal // half * half + (proposal % half + 1 + rank) % half
     similarity = np.tile([2.0, 1.0], PROPOSALS)
     columns = {"proposal": proposal, "rank": rank, "reference": reference, "similarity": similarity}
-    return pd.DataFrame({"video": "clip", **columns})
+    return pd.DataFrame({"video": "clip", "reference_video": "clip", **columns})
+
+
+def splits(commit: Commit, video: str) -> np.ndarray | None:
+    """Of the video itself and of one other; the store has no more."""
+    return proposals_table(video)["split"].to_numpy(str) if video in ("clip", "other") else None
 
 
 @pytest.mark.parametrize(
@@ -311,9 +316,10 @@ def neighbours() -> pd.DataFrame:
     [
         ("video", 74, "other", "its video is 'other'"),
         ("rank", 75, 2, "rank 2 is out of order, or one is missing"),
-        ("reference", 74, 40, "reference 40 is no other proposal of the video"),
-        ("reference", 74, -1, "reference -1 is no other proposal of the video"),
-        ("reference", 74, 37, "reference 37 is no other proposal of the video"),
+        ("reference_video", 74, "other", "reference 38 is of video 'other'"),
+        ("reference", 74, 40, "reference 40 is no other proposal of 'clip'"),
+        ("reference", 74, -1, "reference -1 is no other proposal of 'clip'"),
+        ("reference", 74, 37, "reference 37 is no other proposal of 'clip'"),
         ("reference", 74, 3, "reference 3 is of the other split"),
         ("similarity", 75, np.nan, "the similarity to reference 39 is nan"),
         ("similarity", 75, 3.0, "reference 39 is more similar than the one before"),
@@ -323,8 +329,31 @@ def test_neighbours_that_were_written_wrong(tmp_path: Path, column: str, row: in
     table = neighbours()
     table[column] = at(row, value)(pd.Series(table[column]))
     stage = written(StageFolder(tmp_path / "s"), lambda attempt: write_table(attempt.path, "neighbours", table))
-    found = faults(stage, proposals=lambda commit: proposals_table(commit.unit))
-    assert found == [f"extract clip: proposal 37: in neighbours.parquet {line}"]
+    assert faults(stage, splits=splits) == [f"extract clip: proposal 37: in neighbours.parquet {line}"]
+
+
+@pytest.mark.parametrize(
+    ("video", "reference", "line"),
+    [
+        ("other", 37, None),
+        ("unknown", 1000, None),  # of a video that is not here, as in what was imported of a larger store
+        ("other", 40, "reference 40 is no other proposal of 'other'"),
+        ("unknown", -1, "reference -1 is no other proposal of 'unknown'"),
+        ("other", 3, "reference 3 is of the other split"),
+    ],
+)
+def test_neighbours_of_other_videos(tmp_path: Path, video: str, reference: int, line: str | None) -> None:
+    record = make_record("extract", 1, {"n": 2, "scope": "dataset"}, {})
+    table = neighbours()
+    table["reference_video"] = at(74, video)(pd.Series(table["reference_video"]))
+    table["reference"] = at(74, reference)(pd.Series(table["reference"]))
+    stage = StageFolder(tmp_path / "s")
+    stage.begin(record)
+    with stage.writing(record, "clip", "") as attempt:
+        write_table(attempt.path, "neighbours", table)
+        attempt.meta = {"proposals": PROPOSALS, "fewer_than_n": 0}
+    wanted = [] if line is None else [f"extract clip: proposal 37: in neighbours.parquet {line}"]
+    assert faults(stage, splits=splits) == wanted
 
 
 def test_neighbours_that_are_missing(tmp_path: Path) -> None:

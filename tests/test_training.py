@@ -18,9 +18,9 @@ from glpose.evaluation import predict_poses
 from glpose.geometry import crop_frame, heatmap_to_frame
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
-from glpose.retrieval import Neighbours, comparable, rank_all
+from glpose.retrieval import comparable
 from glpose.training import References, draw_references, head_inputs, stored_references, train_heads
-from store.errors import TrainingError
+from store.errors import DataError, TrainingError
 from store.quantise import quantise
 from store.schema import FeatureSchema
 
@@ -230,35 +230,71 @@ def test_redrawing_is_used_or_not_as_asked() -> None:
         draw_references(features, everyone, 2, 1)
 
 
+def part_of(whole: ResidentFeatures, rows: np.ndarray) -> ResidentFeatures:
+    """Some proposals' table and embeddings; their maps are not looked at."""
+    return replace(
+        whole, table=whole.table.iloc[rows].reset_index(drop=True), embedding=whole.embedding[torch.from_numpy(rows)]
+    )
+
+
 def test_stored_references_become_rows_of_the_split() -> None:
     """A split that begins inside its videos: proposal numbers are not its rows."""
     whole = problem()
-    kept = np.flatnonzero(whole.table["proposal"] >= 3)
-    table = whole.table.iloc[kept].reset_index(drop=True)
-    part = replace(whole, table=table, embedding=whole.embedding[torch.from_numpy(kept)])
-    neighbours, wanted = {}, []
-    for video, group in whole.table.groupby("video"):
-        frames, chosen = group["frame"].to_numpy(), group["proposal"].to_numpy()
-        embeddings = whole.embedding.numpy()[group.index]
-        neighbours[str(video)] = rank_all(embeddings, frames, chosen, chosen[3:], 3, 1)
-        for proposal in chosen[3:]:
-            names = [(video, other) for other in neighbours[str(video)].rows[proposal, :2]]
-            wanted.append(names)
-    found = stored_references(part, neighbours, 2)
-    place = list(zip(table["video"], table["proposal"], strict=True))
-    named = [
-        [(place[row] if row >= 0 else (place[i][0], -1)) for row in rows] for i, rows in enumerate(found.rows.tolist())
-    ]
-    assert named == wanted
-    assert ((found.rows < 0) == torch.isneginf(found.similarity)).all()
+    part = part_of(whole, np.flatnonzero(whole.table["proposal"] >= 3))
+    stored = pd.DataFrame(
+        [("a", 3, 0, "a", 5, 0.5), ("a", 3, 1, "b", 4, 0.25), ("b", 4, 0, "a", 3, 0.125), ("b", 4, 2, "a", 4, 0.1)],
+        columns=["video", "proposal", "rank", "reference_video", "reference", "similarity"],
+    )
+    begin = int((part.table["video"] == "a").sum())  # row of proposal 3 of "b"
+    found = stored_references(part, stored, 2)
+    assert found.rows[[0, begin + 1]].tolist() == [[2, begin + 1], [0, -1]]
+    assert found.similarity[[0, begin + 1]].tolist() == [[0.5, 0.25], [0.125, -np.inf]]
+    assert (found.rows >= 0).sum() == 3 and ((found.rows < 0) == torch.isneginf(found.similarity)).all()
+    assert not len(stored_references(part, stored.iloc[:0], 2).rows[:, 2:].flatten())
+    # what other proposals refer to is not looked at; what a held one refers to must be there
+    stored.loc[4] = ["b", 0, 0, "b", 0, 0.5]
+    assert torch.equal(stored_references(part, stored, 2).rows, found.rows)
+    stored.loc[5] = ["b", 5, 0, "b", 2, 0.5]
+    with pytest.raises(
+        DataError, match=r"proposal 5 of 'b' refers to proposal 2 of 'b', which is not loaded \(1 in all"
+    ):
+        stored_references(part, stored, 2)
 
 
-def test_stored_references_of_other_splits_are_none() -> None:
-    features = problem({"a": 2})
-    neighbours = {"a": Neighbours(np.array([[4], [4], [3], [0], [0], [0]]), np.ones((6, 1), np.float32))}
-    found = stored_references(features, neighbours, 1)  # proposals 4 and 5 are not held
-    assert found.rows.tolist() == [[-1], [-1], [3], [0]]
-    assert found.similarity.tolist() == [[-np.inf], [-np.inf], [1], [1]]
+@pytest.mark.parametrize("scope", ["video", "dataset"])
+def test_what_is_stored_is_the_draw_of_epoch_0(scope: str) -> None:
+    """Numbers of proposals decide, not rows: in a split that begins inside its videos as in whole ones."""
+    whole, index = problem(), INDEX.model_copy(update={"scope": scope})
+    part = part_of(whole, np.flatnonzero(whole.table["proposal"] >= 3))
+    drawn = draw_references(part, index, 2, epoch=0)
+    names = part.table[["video", "proposal"]].to_numpy().tolist()
+    stored = pd.DataFrame(
+        [
+            (*names[row], rank, *names[other], float(drawn.similarity[row, rank]))
+            for row, found in enumerate(drawn.rows.tolist())
+            for rank, other in enumerate(found)
+            if other >= 0
+        ],
+        columns=["video", "proposal", "rank", "reference_video", "reference", "similarity"],
+    )
+    again = stored_references(part, stored, 2)
+    assert torch.equal(again.rows, drawn.rows) and torch.equal(again.similarity, drawn.similarity)
+    across = (stored["video"] != stored["reference_video"]).any()
+    assert across == (scope == "dataset")
+
+
+def test_pools_of_a_whole_split_are_drawn_anew_for_every_epoch() -> None:
+    features, index = problem(), INDEX.model_copy(update={"scope": "dataset"})
+    video, frame = features.table["video"].to_numpy(), features.table["frame"].to_numpy()
+    epochs = [draw_references(features, index, 2, epoch).rows.numpy() for epoch in (1, 2, 1)]
+    np.testing.assert_array_equal(epochs[0], epochs[2])
+    assert (epochs[0] != epochs[1]).any(axis=1).mean() > 0.5
+    for rows in epochs:
+        other_video = video[rows] != video[:, None]
+        assert (other_video | (np.abs(frame[rows] - frame[:, None]) > 1)).all()
+        assert 0.2 < other_video.mean() < 0.9
+    assert same(trained(features, index=index)[0], trained(features, index=index)[0])
+    assert not same(trained(features, index=index)[0], trained(features)[0])
 
 
 # ------------------------------------------------------------------------------------------------------ inputs of heads
