@@ -69,7 +69,7 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
     table = read_table(folder, "proposals", COLUMNS)
     embeddings = VideoFeatures(folder, unit, files).embedding[:, 0]
     write_index(attempt.path, build_index(comparable(embeddings, options.similarity)))
-    parts, similarity = [pd.DataFrame()], [np.empty((0, options.n))]
+    parts, similarity = [], [np.empty((0, options.n))]
     for split, rows in table.groupby("split").indices.items():
         if options.scope == "dataset":
             gallery = shared[str(split)].gallery
@@ -78,8 +78,7 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
         found = find_references(gallery, unit, options, options.n)
         parts.append(_long_table(unit, gallery, found))
         similarity.append(found.similarity)
-    neighbours = pd.concat(parts)
-    neighbours = neighbours if neighbours.empty else neighbours.sort_values(by=["proposal", "rank"])
+    neighbours = pd.concat(parts).sort_values(by=["proposal", "rank"]) if parts else pd.DataFrame({"reference": []})
     write_table(attempt.path, "neighbours", neighbours)
     values = np.concatenate(similarity)
     lacking = int(np.isneginf(values).any(axis=1).sum())
@@ -91,8 +90,7 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
     if options.scope == "dataset":
         attempt.meta["gallery"] = {split: shared[split].digest for split in context.video(unit).ranges}
     else:
-        cited = np.array([] if neighbours.empty else neighbours["reference"])
-        attempt.meta["hubness"] = number_or_none(hubness(cited, len(table)))
+        attempt.meta["hubness"] = number_or_none(hubness(neighbours["reference"].to_numpy(), len(table)))
     return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
 
 

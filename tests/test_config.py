@@ -280,7 +280,7 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
     [
         ("indx.n=3", "indx: unknown key; did you mean 'index'?"),
         ("index.pol=3", "index.pol: unknown key; did you mean 'pool'?"),
-        ("index.zzz=3", "index.zzz: unknown key; valid are n, pool,"),
+        ("index.zzz=3", "index.zzz: unknown key; valid are n, scope,"),
         ("train.heads.tempreature=1", "train.heads.tempreature: unknown key; did you mean 'temperature'?"),
         ("detect.eval.fle=x", "detect.eval.fle: unknown key; did you mean 'file'?"),
         ("data.trian_clips=3", "data.trian_clips: unknown key; did you mean 'train_clips'?"),
@@ -288,7 +288,7 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
         ("data=3", "data.kind: is missing; valid are posetrack18, posetrack17,"),
         ("data.kind=posetrack18", "data.root: is missing; give it with --set data.root=VALUE"),
         ("name=x", "name is what -p says"),
-        ("index=4", "index: is a block of options (n, pool,"),
+        ("index=4", "index: is a block of options (n, scope,"),
         ("index.n.x=4", "index.n: should be a valid integer, not {'x': 4}"),
         ("index.n=many", "index.n: should be a valid integer, not 'many'"),
         ("index.n=-1", "index.n: should be greater than or equal to 0, not -1"),

@@ -56,8 +56,8 @@ def everyone(chosen: IndexOptions, n: int = 6, epoch: int = 0, table: pd.DataFra
 
 
 def candidates(row: int, scope: str = "video", window: int = 4, min_score: float = 0.0) -> list[int]:
-    columns = (TABLE[name].tolist() for name in ("video", "frame", "score"))
-    return reference.candidates(*columns, row, window, min_score, scope)
+    video, frame, score = (TABLE[name].tolist() for name in ("video", "frame", "score"))
+    return reference.candidates(video, frame, score, row, window, min_score, scope)
 
 
 def pools(chosen: IndexOptions, epoch: int = 0) -> np.ndarray:
@@ -108,7 +108,8 @@ def test_a_draw_depends_on_seed_video_proposal_and_epoch_alone(scope: str) -> No
     np.testing.assert_array_equal(draw_pools("a", numbers[1:2], 40, excluded[:1], 8, 0, 0), draw[1:2])
     assert (draw_pools("b", numbers, 40, excluded, 8, 0, 0) != draw).any(axis=1).all()
     # two people of one frame have the same candidates, and pools of their own
-    assert TABLE["frame"][3] == TABLE["frame"][4] and set(drawn[3]) != set(drawn[4])
+    frame = TABLE["frame"].to_numpy()
+    assert frame[3] == frame[4] and set(drawn[3]) != set(drawn[4])
 
 
 def test_other_videos_change_nothing_in_a_video() -> None:
