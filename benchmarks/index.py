@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")  # before they load
 if (here := str(Path(__file__).resolve().parent)) in sys.path:
@@ -49,7 +50,7 @@ class People:
     frames: torch.Tensor
     vectors: torch.Tensor
 
-    def gallery(self, device: str = "cpu", **options: object) -> tuple[Gallery, IndexOptions]:
+    def gallery(self, device: str = "cpu", **options: Any) -> tuple[Gallery, IndexOptions]:
         """A gallery of everyone, as `index` makes it, with its options."""
         chosen = IndexOptions.model_validate({"n": N, "pool": POOL, "exclude_window": WINDOW} | options)
         return make_gallery(self.table, self.embeddings, chosen, device), chosen
@@ -112,7 +113,7 @@ TorchWay = Callable[[People, int, int, bool], tuple[torch.Tensor, torch.Tensor]]
 
 
 # ---------------------------------------------------------------------------------------------------------- measuring
-def a_video_at_a_time(people: People, way: TorchWay, repeats: int, **options: object) -> BOTH:
+def a_video_at_a_time(people: People, way: TorchWay, repeats: int, **options: Any) -> BOTH:
     """CPU seconds of one pass over all videos, galleries and indices included."""
     spans = people.gallery()[0].spans.values()
     first, second = cpu_seconds(
@@ -124,7 +125,7 @@ def a_video_at_a_time(people: People, way: TorchWay, repeats: int, **options: ob
 
 
 def all_videos_together(
-    people: People, way: TorchWay, clock: Callable[[], float] = time.process_time, **options: object
+    people: People, way: TorchWay, clock: Callable[[], float] = time.process_time, **options: Any
 ) -> tuple[float, float, float]:
     """Seconds of ours and of torch for all queries, and the largest disagreement."""
     start = clock()
