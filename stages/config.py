@@ -22,6 +22,7 @@ from glpose.options import (
     PretrainOptions,
     RuntimeOptions,
     SplitOptions,
+    TrainDetectorOptions,
     TrainOptions,
 )
 from store.errors import ConfigError, StoreError
@@ -41,6 +42,7 @@ class PipelineConfig(Options):
     note: str = ""
     data: DataOptions
     pretrain: PretrainOptions = PretrainOptions()
+    train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
     index: IndexOptions = IndexOptions()

@@ -43,7 +43,7 @@ class Clip:
         coarse = np.random.default_rng(frame).integers(0, 256, (15, 20, 3), dtype=np.uint8)
         return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         for frame in sorted(set(wanted)):
             self.decoded[frame] += 1
             yield frame, self.image(frame)
