@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from glpose.batch_limit import BatchLimit
 from glpose.data.boxes import BoxFile, read_box_file
 from glpose.data.dataset import Video
 from glpose.detection import Detector, detect_people
@@ -22,7 +23,7 @@ class Found:
 
     frame, person: (n,) int64, person a track id or -1. boxes: (n, 4) float64 xyxy, frame px, not clipped. score: (n,).
     sizes: (n, 2) height and width of their frames. keypoints: of each, (J * 3,) or None. source: where they come from.
-    unreadable: frames that could not be looked at, with the reason.
+    unreadable: frames that could not be looked at, with the reason. notes: what else there is to tell, a line each.
     """
 
     frame: np.ndarray
@@ -33,6 +34,7 @@ class Found:
     keypoints: list[np.ndarray | None]
     source: str
     unreadable: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 # A video and some of its frames, rising -> the boxes in them.
@@ -66,7 +68,7 @@ def boxes_of_file(file: BoxFile) -> BoxSource:
     def boxes(video: Video, frames: np.ndarray) -> Found:
         per_frame = [(int(frame), *file.of_frame(video.image_keys(int(frame)))) for frame in frames]
         sizes = _same_size(video, sum(len(scores) for *_, scores in per_frame))
-        return _strangers(per_frame, sizes, f"file:{file.path.name}", {})
+        return _strangers(per_frame, sizes, f"file:{file.path.name}")
 
     return boxes
 
@@ -75,8 +77,9 @@ def detected_boxes(detector: Detector, source: str, options: DetectOptions, batc
     """What a detector finds in the frames 0, n, 2n, ... (`options.detector.every`) among those asked for.
 
     A frame that cannot be read is noted and left out, or with `options.strict` a DataError; so is a video of which no
-    frame can be read.
+    frame can be read. Where a GPU's memory does not hold a batch, smaller ones follow.
     """
+    limit = BatchLimit("frames", "runtime.frames")
 
     def boxes(video: Video, frames: np.ndarray) -> Found:
         wanted = frames[frames % options.detector.every == 0]
@@ -85,7 +88,7 @@ def detected_boxes(detector: Detector, source: str, options: DetectOptions, batc
             detect_people(
                 video.frames,
                 wanted.tolist(),
-                detector,
+                lambda images: limit.run(detector, images),
                 options.detector,
                 options.min_score,
                 batch_size,
@@ -96,14 +99,14 @@ def detected_boxes(detector: Detector, source: str, options: DetectOptions, batc
             raise DataError(f"no frame of video {video.name!r} can be read; the first: {min(unreadable.items())[1]}")
         per_frame = [(own.frame, own.boxes, own.scores) for own in people]
         sizes = np.array([own.size for own in people for _ in own.boxes], np.int64).reshape(-1, 2)
-        return _strangers(per_frame, sizes, source, unreadable)
+        found = _strangers(per_frame, sizes, source)
+        notes, limit.notes = limit.notes, []
+        return replace(found, unreadable=unreadable, notes=notes)
 
     return boxes
 
 
-def _strangers(
-    per_frame: Sequence[tuple[int, np.ndarray, np.ndarray]], sizes: np.ndarray, source: str, unreadable: dict[int, str]
-) -> Found:
+def _strangers(per_frame: Sequence[tuple[int, np.ndarray, np.ndarray]], sizes: np.ndarray, source: str) -> Found:
     """People without track or keypoints. per_frame: frame, boxes (m, 4), scores (m,)."""
     frame = np.repeat([frame for frame, *_ in per_frame], [len(scores) for *_, scores in per_frame]).astype(np.int64)
     return Found(
@@ -114,7 +117,6 @@ def _strangers(
         sizes=sizes,
         keypoints=[None] * len(frame),
         source=source,
-        unreadable=unreadable,
     )
 
 

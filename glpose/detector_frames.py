@@ -15,7 +15,6 @@ from glpose.data.video import FrameSource
 from glpose.geometry import clip_boxes
 from glpose.models.cascade_rcnn import PIXEL_MEAN, resized_size
 from glpose.options import TrainDetectorOptions
-from store.errors import DataError
 
 LEAST_SIDE = 4  # px of the network's input: smaller people are neither examples nor counterexamples
 LEAST_SHARE = 0.3  # of a person within the picture, below which it is the same
@@ -47,7 +46,7 @@ class Picture:
 
 
 def labelled_frames(videos: Sequence[Video], split: str) -> list[LabelledFrame]:
-    """The labelled frames of a split, those without people too. DataError where there is none with a person."""
+    """The labelled frames of a split, those without people too."""
     out = []
     for video in videos:
         notes = video.annotations
@@ -58,8 +57,6 @@ def labelled_frames(videos: Sequence[Video], split: str) -> list[LabelledFrame]:
             boxes, usable = clip_boxes(notes.boxes[notes.frame == frame], height, width)
             ignored, visible = clip_boxes(notes.ignored_boxes[notes.ignored_frame == frame], height, width)
             out.append(LabelledFrame(video.frames, frame, boxes[usable], ignored[visible], height > width))
-    if not any(len(frame.boxes) for frame in out):
-        raise DataError(f"no frame of the {split} split has an annotated person: there is nothing to learn from")
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,13 @@ class Proposals:
     """A video's proposals. table: the columns of `store.tables.PROPOSALS`, in frame order.
 
     left_out: how many boxes were, by reason. unreadable: frames that a detector could not look at, with the reason.
+    notes: what else the sources tell, a line each.
     """
 
     table: pd.DataFrame
     left_out: dict[str, int]
-    unreadable: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[int, str]
+    notes: list[str]
 
 
 def propose(video: Video, sources: Mapping[str, BoxSource], min_score: float) -> Proposals:
@@ -58,6 +60,7 @@ def propose(video: Video, sources: Mapping[str, BoxSource], min_score: float) ->
         table,
         {reason: count for reason, count in left_out.items() if count},
         dict(sorted(unreadable.items())),
+        [note for own in found for note in own.notes],
     )
 
 

@@ -56,7 +56,8 @@ def make(context: Context, shared: Mapping[str, BoxSource], unit: str, attempt: 
         "left_out": proposals.left_out,
         "unreadable": [[frame, reason] for frame, reason in proposals.unreadable.items()],
     }
-    notes = [f"{count} boxes {reason} left out" for reason, count in proposals.left_out.items()]
+    notes = [*proposals.notes]
+    notes += [f"{count} boxes {reason} left out" for reason, count in proposals.left_out.items()]
     if proposals.unreadable:
         reason = next(iter(proposals.unreadable.values()))
         notes.append(f"{len(proposals.unreadable)} of {len(video)} frames unreadable, left out; the first: {reason}")

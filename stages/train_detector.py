@@ -17,7 +17,7 @@ from glpose.models.checkpoints import save_checkpoint
 from stages.console import say
 from stages.runtime import choose_device
 from stages.stage import Context
-from store.errors import DataError, StoreError
+from store.errors import StoreError
 
 LINES = 20  # of progress where there is no terminal to draw a bar on
 
@@ -32,8 +32,6 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
     options = context.config.train_detector
     device = choose_device(context.config.runtime)
     frames, held_out = _frames(context, "train"), _frames(context, "eval")
-    if not frames:
-        raise DataError(f"pipeline {context.config.name!r} has no annotated train split to learn from (data.train)")
     people = sum(len(frame.boxes) for frame in frames)
     model = new_detector(options)
     say(console, f"train-detector: {model.architecture}, {len(frames)} frames with {people} people")
@@ -68,8 +66,7 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
 
 def _frames(context: Context, split: str) -> list[LabelledFrame]:
     """Labelled frames of a split; none where the data set has no such split."""
-    videos = [open_video(ref) for ref in context.videos if split in ref.ranges]
-    return labelled_frames(videos, split) if videos else []
+    return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
 
 
 def _words(ap: DetectionAP) -> str:
