@@ -12,6 +12,7 @@ import pytest
 from small_pipelines import attempts, context, glpose_stage, write_dataset, write_pipeline
 from test_detection import weights
 
+import store
 from glpose.models.checkpoints import load_cascade_rcnn, read_metadata
 from store.tables import read_table
 
@@ -103,6 +104,20 @@ def test_an_unreadable_frame_in_the_middle(tmp_path: Path) -> None:
     assert proposals(config, "one")["frame"].tolist() == [1, 2, 4, 5]
     unreadable = context(config).commit("detect", "one").meta["unreadable"]
     assert [frame for frame, _ in unreadable] == [3] and "003.png" in unreadable[0][1]
+
+
+def test_features_pass_over_an_unreadable_frame(tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", ("one",))
+    path = tmp_path / "videos" / "one" / "003.png"
+    path.write_bytes(path.read_bytes()[:60])
+    config = pipeline(tmp_path)
+    code, printed = glpose_stage(config, "run")
+    assert code == 0, printed
+    features = store.open(tmp_path / "work").features("one")
+    key, local = features.key([1, 2]), features.local([1, 2], offsets=[-1, 1])  # the proposals of frames 2 and 4
+    np.testing.assert_array_equal(local[0, 0, 1], key[0, 0])  # frame 3 is not there: the key frame again
+    np.testing.assert_array_equal(local[1, 0, 0], key[1, 0])
+    assert (local[0, 0, 0] != key[0, 0]).any()
 
 
 def test_cascade_rcnn_in_the_stage(tmp_path: Path) -> None:
