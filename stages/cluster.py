@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import logging
@@ -16,7 +17,7 @@ from stages.config import PipelineConfig
 from store.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, SpecCluster
 
 LOOPBACK = "127.0.0.1"
 CONNECTING = 20.0  # s to wait for a scheduler's answer
@@ -28,7 +29,6 @@ TRIES = 3  # workers of our own that may die over one unit
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "DASK_LOGGING__DISTRIBUTED": "error",
-    "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
@@ -38,29 +38,32 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to workers. config: what they are to be given. words: who they are. own: to be ended with the run."""
+    """A connection to workers. config: what they are to be given. words: who they are. own: ended with the run."""
 
     client: Client
     config: PipelineConfig
     words: str
-    own: Any = None
+    own: SpecCluster | None = None
 
     def close(self) -> None:
         """End the workers if they are our own, else have them free what they hold."""
         with contextlib.suppress(Exception):  # what is lost cannot be closed
             if self.own is None:
                 self.client.run(worker.forget, wait=False)
-        with contextlib.suppress(Exception):
             self.client.close(timeout=ENDING)
         with contextlib.suppress(Exception):
             if self.own is not None:
+                self.own.sync(_end_processes, self.own, callback_timeout=ENDING)
                 self.own.close(timeout=ENDING)
 
 
 def connect(config: PipelineConfig) -> Cluster:
     """Start, or find, the workers that `cluster` names. ClusterError where that fails."""
+    import distributed  # noqa: F401 (it sets the level of its log)
+
     options = config.cluster
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # what an interrupted call leaves in its loop
     if isinstance(options, LocalCluster):
         return _local(options, worker.anchored(config))
     if isinstance(options, SlurmCluster):
@@ -141,6 +144,14 @@ def _running(options: RunningCluster, config: PipelineConfig) -> Cluster:
     return Cluster(client, config, _with_dashboard(words, client, board=True))
 
 
+async def _end_processes(own: SpecCluster) -> None:
+    """Kill the processes of this machine: all that they could still do is to free their memory, which takes seconds."""
+    from distributed import Nanny
+
+    nannies = [each for each in own.workers.values() if isinstance(each, Nanny)]
+    await asyncio.gather(*(nanny.close(timeout=0.1) for nanny in nannies))
+
+
 def count_workers(client: Client) -> int:
     """How many workers a scheduler has now. OSError where it is gone."""
     return len(cast("dict[str, int]", client.nthreads()))
@@ -168,6 +179,7 @@ def _settings(threads: int) -> Iterator[None]:
         {
             "distributed.nanny.pre-spawn-environ": environment,
             "distributed.worker.daemon": False,  # workers may have processes of their own
+            "distributed.worker.preload": ["stages.worker"],
             "distributed.scheduler.allowed-failures": TRIES - 1,
         }
     ):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ class _Loaded:
 
 
 _loaded: _Loaded | None = None  # of this process: what the stage at work has loaded
+
+
+def dask_setup(_: Any) -> None:
+    """Dask calls this in workers that the command starts: Ctrl-C is for the command, which then ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make(job: Job, task: Task, found: tuple[VideoRef, ...]) -> Outcome:
@@ -93,7 +99,7 @@ def _load(job: Job) -> _Loaded:
 
 
 def _checked_record(job: Job, context: Any) -> Record:
-    """The record to make units for, as the command has written it. ClusterError where this process would not make it."""
+    """The record to make units for, as the command has written it. ClusterError where this worker would not make it."""
     from stages.run import STAGES, expected_record
     from store.errors import ClusterError, NotCommitted
     from store.record import difference
