@@ -18,6 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+if (here := str(Path(__file__).resolve().parent)) in sys.path:
+    sys.path.remove(here)
+sys.path.append(here)  # last: store.py beside this file must not be taken for the package `store`
+
 import cv2
 import numpy as np
 from measuring import Entry, at_least, at_most, report
@@ -89,8 +93,13 @@ def driver_costs(folder: Path, counts: list[int]) -> dict[str, Entry]:
         root, work = folder / f"videos-{count}", folder / f"work-{count}"
         empty_videos(root, count)
         with Workers(pipeline(root, work, 2), QUIET) as crew:
-            for name, costs in (("warm", []), ("work", first), ("work", again)):
-                context = Context(pipeline(root, folder / name if name == "warm" else work, 2), videos(name))
+            # a few videos elsewhere first: they start the workers
+            for place, pattern, costs in (
+                (folder / f"warm-{count}", "00000?", []),
+                (work, "*", first),
+                (work, "*", again),
+            ):
+                context = Context(pipeline(root, place, 2), pattern)
                 began = time.process_time()
                 run_stage(STAGES["detect"], context, QUIET, workers=crew)
                 costs.append((time.process_time() - began) / count)
@@ -103,11 +112,6 @@ def driver_costs(folder: Path, counts: list[int]) -> dict[str, Entry]:
             again[-1] / again[0], 1.3, f"{1e3 * again[0]:.2f} and {1e3 * again[-1]:.2f} ms a video, {ends}"
         ),
     }
-
-
-def videos(name: str) -> str:
-    """The pattern of videos: a few to start the workers, all to measure."""
-    return "00000?" if name == "warm" else "*"
 
 
 def main() -> int:

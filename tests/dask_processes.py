@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+from distributed import Client
+from small_pipelines import glpose_stage, write_dataset, write_pipeline
+
+VIDEOS = ("a", "b", "d", "e")  # to train on; `c` is evaluated on
+PER_VIDEO = ("detect", "extract", "index")
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0  # s for anything to happen, on a busy machine
 
@@ -40,6 +47,43 @@ def write_detector(folder: Path, before: str = "pass") -> tuple[str, ...]:
     path.write_text(DETECTOR.format(folder=str(folder), before=lines))
     settings = ("detect.train.source=python", "detect.eval.source=python", f"detect.detector.model={path}:find")
     return tuple(word for setting in settings for word in ("--set", setting))
+
+
+def write_killing_detector(folder: Path, times: int, only: str = "True") -> tuple[str, ...]:
+    """A detector that kills its process the second time that it is called in it, in so many processes.
+
+    only: a condition on `image`.
+    """
+    before = f"""seen = HERE / f"seen-{{os.getpid()}}"
+if {only}:
+    seen.write_text(seen.read_text() + "." if seen.exists() else ".")
+    if len(seen.read_text()) >= 2 and len(list(HERE.glob("killed-*"))) < {times}:
+        (HERE / f"killed-{{os.getpid()}}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)"""
+    return write_detector(folder, before)
+
+
+def quiet_project(folder: Path) -> Path:
+    """A new project whose stages have run in this process, one video after the other; the folder."""
+    write_dataset(folder / "data", VIDEOS)
+    config = write_pipeline(folder)
+    for stage in PER_VIDEO:
+        code, printed = glpose_stage(config, stage)
+        assert code == 0, printed
+    return folder
+
+
+def project(quiet: Path, folder: Path) -> Path:
+    """The same project before anything has run: its pipelines.yaml."""
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(quiet / "data", folder / "data")
+    shutil.copy(quiet / "backbone.safetensors", folder)
+    return write_pipeline(folder)
+
+
+def workers_of(client: Client) -> dict[str, int]:
+    """Addresses of a scheduler's workers, and the process of each."""
+    return cast("dict[str, int]", client.run(os.getpid))
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dask_processes import at, command, environment, scheduler, wait_for, worker, write_detector
+from dask_processes import (
+    PER_VIDEO,
+    at,
+    command,
+    environment,
+    project,
+    quiet_project,
+    scheduler,
+    wait_for,
+    worker,
+    workers_of,
+    write_detector,
+    write_killing_detector,
+)
 from distributed import Client
-from small_pipelines import attempts, commit_digests, context, glpose_stage, write_dataset, write_pipeline
+from small_pipelines import attempts, commit_digests, context, glpose_stage, write_pipeline
 
 from stages import cluster
 from stages import worker as on_worker
@@ -21,38 +33,25 @@ from stages.unit import Task
 from store.folder import StageFolder
 from store.record import fingerprint
 
-VIDEOS = ("a", "b", "d", "e")  # to train on; `c` is evaluated on
-PER_VIDEO = ("detect", "extract", "index")
-
 
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler with two workers."""
     folder = tmp_path_factory.mktemp("crew")
-    with scheduler(folder, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as (address, _):
-        with worker(folder, address), worker(folder, address), Client(address, set_as_default=False) as client:
-            wait_for(lambda: len(client.nthreads()) == 2, "two workers")
-            yield address
+    with (
+        scheduler(folder) as (address, _),
+        worker(folder, address),
+        worker(folder, address),
+        Client(address, set_as_default=False) as client,
+    ):
+        wait_for(lambda: len(workers_of(client)) == 2, "two workers")
+        yield address
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose stages have run in one process, one video after the other."""
-    folder = tmp_path_factory.mktemp("quiet")
-    write_dataset(folder / "data", VIDEOS)
-    config = write_pipeline(folder)
-    for stage in PER_VIDEO:
-        code, printed = glpose_stage(config, stage)
-        assert code == 0, printed
-    return folder
-
-
-def project(quiet: Path, folder: Path) -> Path:
-    """The same project before anything has run: its pipelines.yaml."""
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(quiet / "data", folder / "data")
-    shutil.copy(quiet / "backbone.safetensors", folder)
-    return write_pipeline(folder)
+    """A project whose stages have run in one process."""
+    return quiet_project(tmp_path_factory.mktemp("quiet"))
 
 
 def run_stages(config: Path, *arguments: str) -> None:
@@ -60,18 +59,6 @@ def run_stages(config: Path, *arguments: str) -> None:
         code, printed = glpose_stage(config, stage, *arguments)
         assert code == 0, printed
         assert "failed" not in printed and "Traceback" not in printed
-
-
-def killed(folder: Path, times: int) -> tuple[str, ...]:
-    """A detector that kills its own process so many times, at the third frame that it sees."""
-    return write_detector(
-        folder,
-        f"""seen = HERE / f"seen-{{os.getpid()}}"
-seen.write_text(seen.read_text() + "." if seen.exists() else ".")
-if len(seen.read_text()) >= 2 and len(list(HERE.glob("killed-*"))) < {times}:
-    (HERE / f"killed-{{os.getpid()}}").touch()
-    os.kill(os.getpid(), signal.SIGKILL)""",
-    )
 
 
 # ----------------------------------------------------------------------------------------------------- what is made
@@ -157,7 +144,7 @@ def test_an_error_that_nobody_foresaw_fails_its_video_alone(crew: str, quiet: Pa
 
 
 def test_a_worker_killed_in_the_middle_of_a_video(crew: str, quiet: Path, tmp_path: Path) -> None:
-    config, detector = project(quiet, tmp_path / "killed"), killed(tmp_path, times=1)
+    config, detector = project(quiet, tmp_path / "killed"), write_killing_detector(tmp_path, times=1)
     code, printed = glpose_stage(config, "detect", *at(crew), *detector, "--set", "runtime.frames=1")
     assert code == 0, printed
     assert len(list(tmp_path.glob("killed-*"))) == 1
@@ -211,7 +198,10 @@ def test_workers_that_see_other_folders_are_told(crew: str, quiet: Path, tmp_pat
 
 def test_workers_of_another_version_are_refused(quiet: Path, tmp_path: Path) -> None:
     config = project(quiet, tmp_path / "old")
-    preload = "import dataclasses; from stages.run import STAGES as s; s['detect'] = dataclasses.replace(s['detect'], version=0)"
+    preload = (
+        "import dataclasses; from stages.run import STAGES as s; "
+        "s['detect'] = dataclasses.replace(s['detect'], version=0)"
+    )
     with scheduler(tmp_path) as (address, _), worker(tmp_path, address, "--preload", preload):
         code, printed = glpose_stage(config, "detect", *at(address))
     assert code == 1
