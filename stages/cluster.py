@@ -38,11 +38,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to workers. config: what they are to be given. words: who they are. own: ended with the run."""
+    """A connection to workers. words: who they are. threads: of torch in each; None: their own choice, or the
+    configuration's. own: ended with the run.
+    """
 
     client: Client
-    config: PipelineConfig
     words: str
+    threads: int | None = None
     own: SpecCluster | None = None
 
     def close(self) -> None:
@@ -65,11 +67,11 @@ def connect(config: PipelineConfig) -> Cluster:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     logging.getLogger("tornado").setLevel(logging.CRITICAL)  # what an interrupted call leaves in its loop
     if isinstance(options, LocalCluster):
-        return _local(options, worker.anchored(config))
+        return _local(options, config)
     if isinstance(options, SlurmCluster):
-        return _slurm(options, worker.anchored(config))
+        return _slurm(options, config)
     if isinstance(options, RunningCluster):
-        return _running(options, worker.anchored(config))
+        return _running(options)
     raise ConfigError("cluster.kind is none: there are no workers")
 
 
@@ -99,7 +101,7 @@ def _local(options: LocalCluster, config: PipelineConfig) -> Cluster:
         client = _client(own, STARTING)
     each = f"GPU {'each' if count <= gpus else 'shared'}" if gpus else f"{threads} thread{'s' * (threads > 1)} each"
     words = f"{count} worker{'s' * (count > 1)} on this machine, {each}"
-    return Cluster(client, _with_threads(config, threads), _with_dashboard(words, client, board), own)
+    return Cluster(client, _with_dashboard(words, client, board), threads, own)
 
 
 def _slurm(options: SlurmCluster, config: PipelineConfig) -> Cluster:
@@ -133,15 +135,15 @@ def _slurm(options: SlurmCluster, config: PipelineConfig) -> Cluster:
         own.scale(jobs=options.workers)
         client = _client(own, CONNECTING)
     words = f"{options.workers} Slurm jobs asked for, {options.cores} cores{' and a GPU' * options.gpus} each"
-    return Cluster(client, _with_threads(config, threads), _with_dashboard(words, client, board), own)
+    return Cluster(client, _with_dashboard(words, client, board), threads, own)
 
 
-def _running(options: RunningCluster, config: PipelineConfig) -> Cluster:
+def _running(options: RunningCluster) -> Cluster:
     """Whatever workers a scheduler has."""
     client = _client(options.address, CONNECTING)
     count = count_workers(client)
     words = f"{count} worker{'s' * (count != 1)} of the scheduler at {options.address}"
-    return Cluster(client, config, _with_dashboard(words, client, board=True))
+    return Cluster(client, _with_dashboard(words, client, board=True))
 
 
 async def _end_processes(own: SpecCluster) -> None:
@@ -188,10 +190,6 @@ def _settings(threads: int) -> Iterator[None]:
 
 def _thread_counts(threads: int) -> dict[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-
-
-def _with_threads(config: PipelineConfig, threads: int) -> PipelineConfig:
-    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": threads})})
 
 
 def _with_dashboard(words: str, client: Client, board: bool) -> str:

@@ -62,7 +62,7 @@ class Workers:
             self._cluster = connect(self._config)
             say(self._console, f"  {self._cluster.words}")
         client = self._cluster.client
-        job = worker.Job(self._cluster.config, stage.name, fingerprint(record))
+        job = worker.Job(_for_workers(context.config, self._cluster.threads), stage.name, fingerprint(record))
         run = uuid.uuid4().hex[:8]
         waiting, running = list(reversed(tasks)), cast("dict[Future, str]", {})
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -84,6 +84,12 @@ class Workers:
         finally:
             with contextlib.suppress(Exception):  # what is lost needs no cancelling
                 client.cancel(list(running))
+
+
+def _for_workers(config: PipelineConfig, threads: int | None) -> PipelineConfig:
+    """A configuration as workers are given it: no relative path, and as many threads as they have."""
+    runtime = config.runtime.model_copy(update={"threads": threads or config.runtime.threads})
+    return worker.anchored(config.model_copy(update={"runtime": runtime}))
 
 
 class _Crew:

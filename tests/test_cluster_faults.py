@@ -31,6 +31,7 @@ from distributed import Client
 from small_pipelines import attempts, commit_digests, glpose_stage
 
 import store
+from stages.cluster import count_workers
 from store.folder import StageFolder
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def test_workers_killed_at_random_moments(quiet: Path, tmp_path: Path) -> None:
         Client(address, set_as_default=False) as client,
     ):
         for stage in PER_VIDEO:
-            wait_for(lambda: len(workers_of(client)) == 2, "two workers")
+            wait_for(lambda: count_workers(client) == 2, "two workers")
             driver = begin(config, stage, *at(address))
             folder = tmp_path / "killed" / "work" / stage / "data"
             while driver.poll() is None and kills < 6:
@@ -89,7 +90,7 @@ def test_workers_killed_at_random_moments(quiet: Path, tmp_path: Path) -> None:
                 with contextlib.suppress(Exception):  # the one asked may be dying
                     os.kill(moments.choice(list(workers_of(client).values())), signal.SIGKILL)
                     kills += 1
-                wait_until_either(driver, lambda: len(workers_of(client)) == 2)
+                wait_until_either(driver, lambda: count_workers(client) == 2)
             printed = driver.communicate()[0]
             assert (driver.returncode, "Traceback" in printed) == (0, False), printed
     assert kills >= 3
@@ -198,16 +199,18 @@ def test_a_worker_that_hangs_for_a_while(quiet: Path, tmp_path: Path) -> None:
     with (
         scheduler(tmp_path, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="3s") as (address, _),
         worker(tmp_path, address, "--no-nanny"),
-        worker(tmp_path, address),
+        worker(tmp_path, address, "--no-nanny"),
     ):
         driver = begin(config, "detect", *at(address), *detector)
         printed = driver.communicate(timeout=200)[0]
         assert (driver.returncode, "Traceback" in printed) == (0, False), printed
         before = attempts(work, "detect")
         assert len(before) == 5 and not (tmp_path / "awake").exists()
-        os.kill(int((tmp_path / "sleeper").read_text()), signal.SIGCONT)
+        sleeper = int((tmp_path / "sleeper").read_text())
+        os.kill(sleeper, signal.SIGCONT)
         wait_for((tmp_path / "awake").exists, "the sleeper")
-        wait_for(lambda: not list((work / "detect" / "data").glob("*/*.writing")), "the end of its attempt")
+        writing = (work / "detect" / "data").glob
+        wait_for(lambda: not list(writing("*/*.writing")) or not Path(f"/proc/{sleeper}").exists(), "its end")
     assert attempts(work, "detect") == before
     assert_sound(work)
 
@@ -215,9 +218,8 @@ def test_a_worker_that_hangs_for_a_while(quiet: Path, tmp_path: Path) -> None:
 SBATCH = """#!/bin/bash
 # Slurm for one machine: a job is a process of its own session.
 set -e
-script="${@: -1}"
-cp "$script" JOBS/script-$$
-setsid bash "$script" >JOBS/out-$$ 2>&1 &
+cp "${@: -1}" JOBS/script-$$
+setsid bash JOBS/script-$$ >JOBS/out-$$ 2>&1 &
 echo $! >JOBS/pid-$$
 echo "Submitted batch job $$"
 """
