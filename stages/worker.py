@@ -56,6 +56,7 @@ def make(job: Job, task: Task, found: tuple[VideoRef, ...]) -> Outcome:
     from stages.stage import Context
     from stages.unit import Outcome, make_unit
     from store.errors import GLPoseError
+    from store.places import is_store_failure
 
     try:
         loaded = _load(job)
@@ -68,6 +69,8 @@ def make(job: Job, task: Task, found: tuple[VideoRef, ...]) -> Outcome:
         context = Context(job.config, found=found)
         return make_unit(STAGES[job.stage], context, loaded.shared, loaded.record, task)
     except Exception as error:
+        if is_store_failure(error):
+            return Outcome(task.unit, "unfit", f"worker {_name()}: the object store failed ({error})")
         traceback.print_exc()  # for the worker's log
         forget()  # whatever broke may have broken it too
         return Outcome(task.unit, "failed", f"{_words(error)} (on worker {_name()}, whose log says more)")

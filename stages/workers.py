@@ -82,8 +82,9 @@ class Workers:
         except (OSError, TimeoutError) as error:
             raise _lost(client, str(error)) from None
         finally:
-            with contextlib.suppress(Exception):  # what is lost needs no cancelling
-                client.cancel(list(running))
+            if running:
+                with contextlib.suppress(Exception):  # what is lost needs no cancelling
+                    client.cancel(list(running))
 
 
 def _for_workers(config: PipelineConfig, threads: int | None) -> PipelineConfig:
