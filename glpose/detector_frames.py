@@ -108,13 +108,18 @@ def batches(
     options: TrainDetectorOptions, frames: Sequence[LabelledFrame], start: int, workers: int
 ) -> Iterator[list[Picture]]:
     """The batches of the steps from `start` on, drawn ahead by `workers` threads. DataError for an unreadable frame."""
+    per_epoch = len(epoch_batches(options, frames, 0))
+    shuffled: list[list[LabelledFrame]] = []
     with ThreadPoolExecutor(workers) as pool:
         waiting: list[list[Future[Picture]]] = []
         submitted = start
         try:
             for _ in range(start, options.steps):
                 while submitted < options.steps and len(waiting) < WAITING:
-                    slots = enumerate(frames_of_step(options, frames, submitted))
+                    epoch, number = divmod(submitted, per_epoch)
+                    if number == 0 or not shuffled:
+                        shuffled = epoch_batches(options, frames, epoch)
+                    slots = enumerate(shuffled[number])
                     waiting.append([pool.submit(_draw, options, frame, submitted, slot) for slot, frame in slots])
                     submitted += 1
                 yield [future.result() for future in waiting.pop(0)]
@@ -123,22 +128,20 @@ def batches(
                 future.cancel()
 
 
-def frames_of_step(options: TrainDetectorOptions, frames: Sequence[LabelledFrame], step: int) -> list[LabelledFrame]:
-    """A step's frames: each one once an epoch (the last batch is filled up), wide and tall ones apart."""
+def epoch_batches(
+    options: TrainDetectorOptions, frames: Sequence[LabelledFrame], epoch: int
+) -> list[list[LabelledFrame]]:
+    """Every frame once, in the epoch's own order; wide and tall ones apart, the last batch of each filled up."""
+    rng = np.random.default_rng([options.seed, epoch, 0])
     groups: dict[bool, list[LabelledFrame]] = defaultdict(list)
     for frame in frames:
         groups[frame.tall].append(frame)
-    size = options.batch_size
-    counts = {tall: -(-len(group) // size) for tall, group in groups.items()}
-    epoch, number = divmod(step, sum(counts.values()))
-    rng = np.random.default_rng([options.seed, epoch, 0])
-    number = int(rng.permutation(sum(counts.values()))[number])
-    for tall in sorted(groups):
-        order = np.resize(rng.permutation(len(groups[tall])), counts[tall] * size)
-        if number < counts[tall]:
-            return [groups[tall][row] for row in order[number * size : (number + 1) * size]]
-        number -= counts[tall]
-    raise AssertionError("a step has a batch")
+    out = []
+    for _, group in sorted(groups.items()):
+        count = -(-len(group) // options.batch_size)
+        rows = np.resize(rng.permutation(len(group)), (count, options.batch_size))
+        out += [[group[row] for row in batch] for batch in rows.tolist()]
+    return [out[number] for number in rng.permutation(len(out))]
 
 
 def _draw(options: TrainDetectorOptions, frame: LabelledFrame, step: int, slot: int) -> Picture:

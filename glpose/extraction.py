@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,15 +74,17 @@ def local_offsets(k: int) -> tuple[int, ...]:
     return tuple(offset for offset in range(-k, k + 1) if offset)
 
 
-def source_frames(frames: np.ndarray, length: int, k: int, edge: str) -> np.ndarray:
+def source_frames(frames: np.ndarray, length: int, k: int, edge: str, unreadable: Sequence[int] = ()) -> np.ndarray:
     """(P, 1 + 2k) frame that each map is cropped from: the key frame, then t + offset for every local offset.
 
-    Past the clip's edge: the key frame again (`repeat_key`), or the clip's first or last frame (`clamp`).
+    Past the clip's edge: the key frame again (`repeat_key`), or the clip's first or last frame (`clamp`). For an
+    unreadable frame, the key frame.
     """
     wanted = frames[:, None] + np.array([0, *local_offsets(k)])
     if edge == "clamp":
-        return np.clip(wanted, 0, length - 1)
-    return np.where((wanted >= 0) & (wanted < length), wanted, frames[:, None])
+        wanted = np.clip(wanted, 0, length - 1)
+    there = (wanted >= 0) & (wanted < length) & ~np.isin(wanted, np.array(unreadable, np.int64))
+    return np.where(there, wanted, frames[:, None])
 
 
 def extract_video(
@@ -93,15 +95,17 @@ def extract_video(
     backbone: Backbone,
     options: ExtractOptions,
     batch_size: int,
+    unreadable: Sequence[int] = (),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, proposal by proposal, key maps (1, C, H, W) and local maps (1, 2k, C, H, W), float32.
 
-    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame. Memory
+    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame; for
+    unreadable ones, which detection has passed over, the key frame stands. Memory
     is bounded by the proposals of 2k + 1 frames and a batch. DataError where a frame cannot be read or a feature is not
     finite.
     """
     affines = [crop_affine(crop_frame(box, options.crop_size, options.crop_scale), options.crop_size) for box in boxes]
-    sources = source_frames(frames, len(source.names), options.k, options.edge)
+    sources = source_frames(frames, len(source.names), options.k, options.edge, unreadable)
     maps: dict[int, np.ndarray] = {}  # proposal -> (1 + 2k, C, H, W), until every slot is filled
     missing: dict[int, int] = {}
     done = 0

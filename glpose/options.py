@@ -179,7 +179,9 @@ class DetectorOptions(Options):
         description="cascade_rcnn: of all classes' 100 best boxes, as mmdetection; loses people in crowds",
     )
     every: int = Field(default=1, ge=1, description="look at frames 0, n, 2n, ... only; others show nobody")
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of cascade_rcnn's layers")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of cascade_rcnn's layers"
+    )
 
 
 class DetectOptions(Options):

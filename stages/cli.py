@@ -67,9 +67,17 @@ def detect(
     force: Force = False,
     plan: Plan = False,
     strict: Strict = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Draw boxes of a few frames there, as .jpg or .png.")
+    ] = None,
 ) -> None:
     """Find the person boxes of every video."""
-    _run("detect", _context(pipeline, config, _strict(settings, strict), videos), force=force, plan=plan)
+    context = _context(pipeline, config, _strict(settings, strict), videos)
+    _run("detect", context, force=force, plan=plan)
+    if sheet is not None and not plan:
+        from stages.box_sheet import write_box_sheet
+
+        _print([f"{write_box_sheet(context, sheet)}"])
 
 
 def _strict(settings: list[str] | None, strict: bool) -> list[str]:

@@ -157,7 +157,7 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
     pictures: dict[int, np.ndarray] = {}  # of the sheet, kept while the video goes by
 
     def overlaid() -> Iterator[np.ndarray]:
-        for frame, picture in source.read(range(*span)):
+        for frame, picture in source.read(range(*span), unreadable={}):  # such frames show nobody: left out
             if frame in chosen:
                 pictures[frame] = picture
             yield drawn(picture, frame, "glpose")
@@ -166,7 +166,7 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
     rows = [
         (
             f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",
-            [drawn(pictures[f], f, variant) for f in chosen],
+            [drawn(pictures[f], f, variant) for f in chosen if f in pictures],
         )
         for variant in sorted(evaluated.poses, reverse=True)
     ]

@@ -39,7 +39,9 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
     video = open_video(context.video(unit))
     table = read_table(context.output("detect", unit), "proposals")
     frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
-    maps = extract_video(unit, video.frames, frames, boxes, shared, options, context.config.runtime.batch_size)
+    unreadable = [frame for frame, _ in context.commit("detect", unit).meta["unreadable"]]
+    batch_size = context.config.runtime.batch_size
+    maps = extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable)
     proposal = 0
     with FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer:
         for proposal, (key, local) in enumerate(maps):

@@ -12,6 +12,7 @@ import pytest
 from small_pipelines import attempts, context, glpose_stage, write_dataset, write_pipeline
 from test_detection import weights
 
+import store
 from glpose.models.checkpoints import load_cascade_rcnn, read_metadata
 from store.tables import read_table
 
@@ -112,9 +113,7 @@ def test_features_pass_over_an_unreadable_frame(tmp_path: Path) -> None:
     config = pipeline(tmp_path)
     code, printed = glpose_stage(config, "run")
     assert code == 0, printed
-    from store import open as open_store
-
-    features = open_store(tmp_path / "work").features("one")
+    features = store.open(tmp_path / "work").features("one")
     key, local = features.key([1, 2]), features.local([1, 2], offsets=[-1, 1])  # the proposals of frames 2 and 4
     np.testing.assert_array_equal(local[0, 0, 1], key[0, 0])  # frame 3 is not there: the key frame again
     np.testing.assert_array_equal(local[1, 0, 0], key[1, 0])
@@ -137,6 +136,18 @@ def test_cascade_rcnn_in_the_stage(tmp_path: Path) -> None:
     for row in of_frame.itertuples():
         assert np.abs(own["scores"] - row.score).min() < 1e-3
     assert all(source.startswith("resnet18_half:") for source in table["source"])
+
+
+def test_a_sheet_of_boxes(tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos")
+    config = pipeline(tmp_path)
+    code, printed = glpose_stage(config, "detect", "--sheet", str(tmp_path / "boxes.png"))
+    assert code == 0 and printed.endswith(f"{tmp_path}/boxes.png\n")
+    sheet = cv2.imread(str(tmp_path / "boxes.png"))
+    assert sheet is not None and sheet.shape == (2 * (240 + 22), 4 * 480, 3)  # two videos, four frames of 80 x 40 px
+    assert (sheet.max(axis=2).astype(int) - sheet.min(axis=2) > 100).any()  # a coloured box on grey frames
+    code, printed = glpose_stage(config, "detect", "--sheet", str(tmp_path / "boxes.odd"))
+    assert code == 1 and "boxes.odd cannot be written as an image: give a name that ends in .jpg or .png" in printed
 
 
 @pytest.mark.parametrize(

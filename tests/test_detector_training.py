@@ -16,7 +16,7 @@ from glpose import detector_training
 from glpose.data.annotations import Annotations
 from glpose.data.dataset import Video
 from glpose.data.generated import ClipOptions, render_clip
-from glpose.detector_frames import LabelledFrame, augment, batches, frames_of_step, labelled_frames
+from glpose.detector_frames import LabelledFrame, augment, batches, epoch_batches, labelled_frames
 from glpose.detector_training import held_out_ap, new_detector, train_detector
 from glpose.keypoints import POSETRACK
 from glpose.models.cascade_losses import People, cascade_losses, draw, match
@@ -205,9 +205,9 @@ def test_augmentation_varies_and_repeats() -> None:
 
 def test_an_epoch_shows_every_frame_and_keeps_shapes_apart() -> None:
     wide, tall = red_boxes(5), red_boxes(3, height=100, width=60)
-    options = SMALL.model_copy(update={"steps": 100})
-    epochs = [[frames_of_step(options, [*wide, *tall], step) for step in range(5 * k, 5 * k + 5)] for k in range(2)]
+    epochs = [epoch_batches(SMALL, [*wide, *tall], k) for k in range(2)]
     for epoch in epochs:
+        assert len(epoch) == 5
         assert all(len(batch) == 2 and len({frame.tall for frame in batch}) == 1 for batch in epoch)
         shown = Counter(id(frame) for batch in epoch for frame in batch)
         assert set(shown) == {id(frame) for frame in [*wide, *tall]} and sum(shown.values()) == 10

@@ -133,6 +133,11 @@ def test_source_frames_at_the_edges(edge: str, frame: int, wanted: list[int]) ->
     assert source_frames(np.array([frame]), LENGTH, 2, edge).tolist() == [wanted]
 
 
+@pytest.mark.parametrize(("edge", "wanted"), [("repeat_key", [1, 1, 1, 2, 1]), ("clamp", [1, 1, 1, 2, 1])])
+def test_the_key_frame_stands_for_unreadable_ones(edge: str, wanted: list[int]) -> None:
+    assert source_frames(np.array([1]), LENGTH, 2, edge, unreadable=[0, 3]).tolist() == [wanted]
+
+
 def test_source_frames_of_a_clip_of_one_frame() -> None:
     for edge in ("repeat_key", "clamp"):
         assert source_frames(np.array([0, 0]), 1, 4, edge).tolist() == [[0] * 9] * 2

@@ -278,7 +278,7 @@ class CascadeRCNN(nn.Module):
         images: Sequence[np.ndarray],
         all_classes: bool = False,
         max_per_image: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "float16"] = "float32",
         nms: float = NMS,
     ) -> list[Detections]:
         """What each image (h, w, 3) BGR uint8 shows, in the given order: persons alone, or all classes.
@@ -286,8 +286,8 @@ class CascadeRCNN(nn.Module):
         Scores are above 0.05; within a class no two boxes overlap by an IoU above `nms`. As in mmdetection, a box may
         have no area. max_per_image keeps the best (mmdetection's own output is all_classes with 100). Images of one
         size are computed as one batch. Call it in eval mode; `fold_batch_norm` of the network is a little faster.
-        bfloat16: the layers compute in it, boxes and scores do not. Much faster where the CPU has AMX, but detections
-        move and some change. Raises DataError for other arrays.
+        bfloat16, float16: the layers compute in it, boxes and scores do not. Faster where the processor can, but
+        detections move and some change. Raises DataError for other arrays.
         """
         shapes = [_checked_shape(image, number) for number, image in enumerate(images)]
         found: dict[int, Detections] = {}
@@ -296,7 +296,7 @@ class CascadeRCNN(nn.Module):
             numbers = [number for number, shape in enumerate(shapes) if shape == (height, width)]
             image_size = resized_size(height, width, self.size)
             x = to_input([images[number] for number in numbers], image_size, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
                 levels = list(self.backbone(x).values())
                 proposals = [boxes for boxes, _ in self.rpn(levels, image_size)]
                 stages = self.roi_heads(levels, proposals, image_size)
