@@ -1,7 +1,8 @@
 """Every option and its default, in one place: frozen classes that refuse unknown keys. Imports nothing heavy.
 
 Defaults follow the paper, or what it most defensibly means (docs/method.md); each ambiguous reading is a named option.
-Options here change results and are part of a stage's record; speed settings live in `RuntimeOptions` alone.
+Options here change results and are part of a stage's record; speed settings live in `RuntimeOptions` and
+`ClusterOptions` alone.
 """
 
 from __future__ import annotations
@@ -426,3 +427,60 @@ class RuntimeOptions(Options):
         ge=1,
         description="processes that draw the frames of pretrain, threads that read those of train-detector",
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- cluster
+class NoCluster(Options):
+    """Everything in the process of the command itself."""
+
+    kind: Literal["none"] = "none"
+
+
+class LocalCluster(Options):
+    """Worker processes on this machine, a video at a time each; on a machine with GPUs each has one to itself."""
+
+    kind: Literal["local"] = "local"
+    workers: int | None = Field(
+        default=None, ge=1, description="processes; null: one per GPU, without a GPU one per four cores"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of each worker; null: runtime.threads, or the cores divided"
+    )
+    dashboard: bool = Field(default=True, description="Dask's pages about the workers, where bokeh is installed")
+
+
+class RunningCluster(Options):
+    """A Dask scheduler that runs already, with workers that see the same data and work folders."""
+
+    kind: Literal["address"] = "address"
+    address: str = Field(description="the scheduler's, as tcp://HOST:PORT")
+
+    @model_validator(mode="after")
+    def _address_is_one(self) -> RunningCluster:
+        scheme, separator, rest = self.address.partition("://")
+        if not separator or scheme not in ("tcp", "tls", "ucx", "ws", "wss") or not rest:
+            raise ValueError(f"address {self.address!r} is none of a Dask scheduler: give tcp://HOST:PORT")
+        return self
+
+
+class SlurmCluster(Options):
+    """Slurm jobs, one worker each, through dask-jobqueue; the scheduler runs in the process of the command itself."""
+
+    kind: Literal["slurm"] = "slurm"
+    workers: int = Field(default=1, ge=1, description="jobs")
+    cores: int = Field(default=8, ge=1, description="of each job; its CPU threads, unless runtime.threads is set")
+    memory: str = Field(default="32GB", description="of each job")
+    gpus: int = Field(default=0, ge=0, le=1, description="of each job; for more GPUs ask for more workers")
+    walltime: str = Field(default="24:00:00", description="of each job")
+    queue: str | None = Field(default=None, description="partition; null: Slurm's default")
+    account: str | None = Field(default=None, description="who pays; null: Slurm's default")
+    interface: str | None = Field(default=None, description="network that all nodes share, such as ib0; null: any")
+    directives: tuple[str, ...] = Field(default=(), description="further #SBATCH options, such as --exclude=node3")
+    prologue: tuple[str, ...] = Field(default=(), description="shell lines before a worker starts: module load ...")
+    logs: Path = Field(default=Path("slurm-logs"), description="folder of what the jobs print")
+
+
+ClusterOptions = Annotated[
+    NoCluster | LocalCluster | RunningCluster | SlurmCluster,
+    Field(discriminator="kind"),
+]

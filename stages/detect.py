@@ -118,4 +118,5 @@ STAGE = Stage(
     prepare=prepare,
     make=make,
     finish=finish,
+    distributed=True,
 )

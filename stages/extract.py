@@ -73,4 +73,5 @@ STAGE = Stage(
     prepare=prepare,
     make=make,
     finish=finish,
+    distributed=True,
 )

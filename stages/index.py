@@ -115,4 +115,5 @@ STAGE = Stage(
     prepare=nothing,
     make=make,
     finish=finish,
+    distributed=True,
 )
