@@ -19,7 +19,7 @@ class BatchLimit:
     """How many items a device has been found to hold at once; halved whenever its memory does not suffice.
 
     items: what they are, in the plural. setting: the option that says how many a batch holds. notes: what there is to
-    tell, one line per halving; its reader empties it.
+    tell, one line per halving.
     """
 
     items: str
@@ -47,3 +47,8 @@ class BatchLimit:
                     f"({self.setting})"
                 )
         return done
+
+    def told(self) -> list[str]:
+        """The notes, which are then told."""
+        notes, self.notes = self.notes, []
+        return notes

@@ -100,8 +100,7 @@ def detected_boxes(detector: Detector, source: str, options: DetectOptions, batc
         per_frame = [(own.frame, own.boxes, own.scores) for own in people]
         sizes = np.array([own.size for own in people for _ in own.boxes], np.int64).reshape(-1, 2)
         found = _strangers(per_frame, sizes, source)
-        notes, limit.notes = limit.notes, []
-        return replace(found, unreadable=unreadable, notes=notes)
+        return replace(found, unreadable=unreadable, notes=limit.told())
 
     return boxes
 

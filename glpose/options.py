@@ -225,7 +225,8 @@ class ExtractOptions(Options):
     edge: Literal["repeat_key", "clamp"] = Field(
         default="repeat_key", description="past a clip's edge: key frame, or last one"
     )
-    dtype: Literal["uint8", "float16"] = "uint8"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
+    dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
     codec: Literal["crc32c", "zstd"] = "crc32c"
 
     @model_validator(mode="after")
@@ -418,7 +419,9 @@ class RuntimeOptions(Options):
         default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
     )
     frames: int = Field(default=4, ge=1, description="frames per forward pass of the detector")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: its own choice")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of torch; null: its own choice, at most the cores given"
+    )
     workers: int = Field(
         default=1,
         ge=1,

@@ -12,8 +12,6 @@ import typer
 if TYPE_CHECKING:
     from stages.stage import Context
 
-# Set before torch is loaded: idle OpenMP threads then sleep instead of spinning, 3.5-4.5 times faster on shared cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What OpenCV and its FFmpeg say of a damaged file, before our own error says it plainly.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

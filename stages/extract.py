@@ -51,7 +51,7 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
                 raise DataError(f"video {unit!r}, proposal {proposal}: {error}") from None
     write_table(attempt.path, "proposals", table)
     attempt.meta = {"proposals": len(table), "space": shared.space, "backbone": shared.name}
-    return ""
+    return "; ".join(shared.limit.told())
 
 
 def finish(context: Context) -> list[str]:
