@@ -35,7 +35,7 @@ from stages.stage import Context
 from stages.workers import Workers
 
 QUIET = Console(quiet=True)
-CLIP = ClipOptions(height=270, width=480, frames=8, people=(3, 3), occluders=(0, 0))
+CLIP = ClipOptions(height=270, width=480, frames=4, people=(3, 3), occluders=(0, 0))
 CLIPS = 8
 
 

@@ -24,10 +24,12 @@ from dask_processes import (
     write_killing_detector,
 )
 from distributed import Client
+from rich.console import Console
 from small_pipelines import attempts, commit_digests, context, glpose_stage, write_pipeline
 
 from stages import cluster
 from stages import worker as on_worker
+from stages.console import Tally, counting
 from stages.run import STAGES, expected_record
 from stages.unit import Task
 from store.folder import StageFolder
@@ -69,6 +71,10 @@ def test_two_workers_make_what_one_process_makes(crew: str, quiet: Path, tmp_pat
     assert "detect 0 done, 5 to do" in printed and f"  2 workers of the scheduler at {crew}" in printed
     run_stages(config, *at(crew))
     assert commit_digests(tmp_path / "two" / "work") == commit_digests(quiet / "work")
+    begun = attempts(tmp_path / "two" / "work", "extract")  # an attempt's name begins with the time
+    people = {video: commit.meta["proposals"] for video, commit in context(config).commits("detect").items()}
+    in_order = [people[video] for video in sorted(begun, key=lambda video: begun[video])]
+    assert sorted(in_order[:2]) == sorted(people.values())[-2:] != sorted(people.values())[:2]  # longest first
     code, printed = glpose_stage(config, "index", *at("tcp://127.0.0.1:1"))  # nothing to do needs no worker
     assert (code, "index 5 done, 0 to do" in printed) == (0, True)
     for stage in PER_VIDEO:
@@ -218,6 +224,19 @@ def test_workers_that_make_several_videos_at_once_are_refused(quiet: Path, tmp_p
     with scheduler(tmp_path) as (address, _), worker(tmp_path, address, "--nthreads", "2"):
         code, printed = glpose_stage(config, "detect", *at(address))
     assert (code, "it makes 2 videos at once: start workers with --nthreads 1" in printed) == (1, True), printed
+
+
+def test_the_bar_counts() -> None:
+    tally = Tally(counting(Console(quiet=True)), "extract", 3)
+    tally.begin("a")
+    assert str(tally) == "extract a"
+    tally.begin("b")
+    assert str(tally) == "extract, 2 running"
+    tally.end("a", failed=True)
+    assert str(tally) == "extract b, 1 failed"
+    tally.end("b", people=5)
+    assert str(tally).startswith("extract, 1 failed, ") and str(tally).endswith(" people/s")
+    assert (tally.done, tally.failed, tally.total) == (2, 1, 3)
 
 
 def test_slurm_without_slurm(quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
