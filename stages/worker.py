@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# As in stages.cli: before torch is loaded, which the functions below do.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As in stages.cli.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
