@@ -151,7 +151,7 @@ def run_stage(
             "\n".join([f"{stage.name}: {len(failures)} of {total} failed, the others are finished:", *lines])
         )
     if not missing or not found.changes:
-        folder.link_latest(found.record)
+        folder.link_latest(commits)
         for line in stage.finish(context):
             say(console, line)
 

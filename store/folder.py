@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -175,13 +175,13 @@ class StageFolder:
         if _commit(path, text).attempt == commit.attempt:
             remove_if(path, text)
 
-    def link_latest(self, record: Record) -> None:
-        """Make `latest/UNIT` point at what the record's commits name; not in S3, which has no links."""
+    def link_latest(self, commits: Mapping[str, Commit]) -> None:
+        """Make `latest/UNIT` point at what these commits name; not in S3, which has no links."""
         folder = self.path / "latest"
         if not isinstance(folder, Path):
             return
         folder.mkdir(exist_ok=True)
-        for unit, commit in self.commits(record).items():
+        for unit, commit in commits.items():
             target = Path("..") / "data" / unit / commit.attempt
             link = folder / unit
             if link.is_symlink() and link.readlink() == target:
