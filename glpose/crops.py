@@ -10,6 +10,8 @@ from torch import Tensor
 
 from glpose.geometry import MEAN, STD, warp_crop
 
+AT_ONCE = 16  # crops that are warped together on a GPU: some 20 MB each on the way
+
 
 def cut_crops(
     frame: np.ndarray, affines: Sequence[np.ndarray], crop_size: tuple[int, int], device: torch.device
@@ -20,7 +22,9 @@ def cut_crops(
     """
     if device.type == "cpu":
         return [torch.from_numpy(warp_crop(frame, affine, crop_size)) for affine in affines]
-    return list(warp_crops(torch.from_numpy(frame).to(device), affines, crop_size))
+    uploaded = torch.from_numpy(frame).to(device)
+    parts = [affines[start : start + AT_ONCE] for start in range(0, len(affines), AT_ONCE)]
+    return [crop for part in parts for crop in warp_crops(uploaded, part, crop_size)]
 
 
 def warp_crops(frame: Tensor, affines: Sequence[np.ndarray], crop_size: tuple[int, int]) -> Tensor:

@@ -1,14 +1,16 @@
-"""People in the frames of one video, by a detector: frames decoded once, in batches, whatever the video's length."""
+"""People in the frames of one video, by a detector: frames decoded once and ahead, in batches, in flat memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torchvision.ops import nms
 
+from glpose.ahead import ahead
 from glpose.data.video import FrameSource
 from glpose.models.cascade_rcnn import PERSON, Detections
 from glpose.options import DetectorOptions
@@ -43,11 +45,12 @@ def detect_people(
     cannot be read, with the reason; without it they are a DataError, as is a useless answer of the detector.
     """
     batch: list[tuple[int, np.ndarray]] = []
-    for frame, image in source.read(frames, unreadable):
-        if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
-            yield from _detect(batch, detector, options, min_score)
-            batch = []
-        batch.append((frame, image))
+    with closing(ahead(source.read(frames, unreadable), batch_size)) as images:
+        for frame, image in images:
+            if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
+                yield from _detect(batch, detector, options, min_score)
+                batch = []
+            batch.append((frame, image))
     if batch:
         yield from _detect(batch, detector, options, min_score)
 

@@ -114,7 +114,7 @@ def extract_video(
     options: ExtractOptions,
     batch_size: int,
     unreadable: Sequence[int] = (),
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yield, proposal by proposal, key maps (1, C, H, W) and local maps (1, 2k, C, H, W), float32.
 
     frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame; for

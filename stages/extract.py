@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from glpose.data.dataset import open_video
@@ -41,9 +42,11 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
     frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
     unreadable = [frame for frame, _ in context.commit("detect", unit).meta["unreadable"]]
     batch_size = context.config.runtime.batch_size
-    maps = extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable)
     proposal = 0
-    with FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer:
+    with (
+        closing(extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable)) as maps,
+        FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer,
+    ):
         for proposal, (key, local) in enumerate(maps):
             try:
                 writer.append(key, local)

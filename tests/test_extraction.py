@@ -437,7 +437,7 @@ def test_nothing_is_made_ahead_beyond_the_depth() -> None:
 def test_an_early_end_of_extraction_leaves_no_thread(backbone: Backbone) -> None:
     maps = extract_video("v", Clip(), FRAMES, boxes(len(FRAMES)), backbone, options(), 2)
     next(iter(maps))
-    maps.close()  # pyright: ignore[reportAttributeAccessIssue]
+    maps.close()
     assert threads_ahead() == []
 
 
