@@ -332,7 +332,7 @@ def test_it_learns_a_handful_of_frames_and_something_of_others(tmp_path: Path) -
     torch.set_num_threads(1)
     frames, others = generated_frames(seed=3, clips=6), generated_frames(seed=4, clips=24)
     options = TrainDetectorOptions(
-        size=(256, 160), steps=220, batch_size=3, regions=64, scale=(0.9, 1.1), colour=0.1, precision="bfloat16"
+        size=(256, 160), steps=400, batch_size=3, regions=64, scale=(0.9, 1.1), colour=0.1, precision="bfloat16"
     )
     before = held_out_ap(new_detector(options).eval(), others, 24, CPU)
     model = train(options, frames, tmp_path / "state")
