@@ -1,10 +1,11 @@
-"""Cascade R-CNN on the CPU against torchvision's Faster R-CNN v2, and what its speed settings change.
+"""Cascade R-CNN against torchvision's Faster R-CNN v2, what its speed settings change, and its memory in long videos.
 
-    python benchmarks/detector.py [--json FILE] [--repeats N] [--data DIR]
+    python benchmarks/detector.py [--json FILE] [--repeats N] [--data DIR] [--checkpoint FILE]
 
 Process CPU seconds of one thread per 800 x 1333 image, calls in turn, median. Weights are random, with the batch norms'
 statistics taken from the image, so that both networks find a full 1,000 proposals; this is checked. Detections are
-compared with mmdetection's recorded ones, which are not redistributable.
+compared with mmdetection's recorded ones, which are not redistributable. --checkpoint: trained weights, such as those
+of `train-detector`, whose detections on generated frames are compared between settings.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import resource
+import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if (here := str(Path(__file__).resolve().parent)) in sys.path:
     sys.path.remove(here)
@@ -30,9 +36,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import box_iou
 
-from glpose.models.cascade_rcnn import PROPOSALS, CascadeRCNN, Detections, resized_size, to_input
+from glpose.data.generated import ClipOptions, render_clip
+from glpose.data.video import open_frames
+from glpose.detection import detect_people
+from glpose.drawing import write_video
+from glpose.models.cascade_rcnn import PERSON, PROPOSALS, CascadeRCNN, Detections, resized_size, to_input
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.models.hrnet import fold_batch_norm
+from glpose.options import DetectorOptions
 
 DEFAULT_DATA = Path(here).parent.parent / "shared" / "data"
 HEIGHT, WIDTH = 800, 1333
@@ -46,6 +57,10 @@ PHOTOS = {  # recorded case -> its photo, or none for the drawn one
     "synthetic_427x640_seed20": None,
     "x101_64x4d_person1__coco__000000000785": "000000000785.jpg",
 }
+CLIPS, CLIP_SEED = 40, 5_000_000
+MIN_SCORE = 0.2
+LENGTHS = (50, 800)  # frames
+FLAT = 1.1
 Detector = Callable[[np.ndarray], Detections]
 
 
@@ -80,6 +95,42 @@ def speed(repeats: int) -> dict[str, Entry]:
         "detector_cpu_folded": information(merged, f"batch norms folded: {seconds[1]:.2f} {v2}"),
         f"detector_cpu_folded_batch_of_{BATCH}": information(batch, f"{seconds[2]:.2f} {v2}"),
         "detector_cpu_folded_bfloat16": information(bfloat16, f"{seconds[3]:.2f} {v2}; {bfloat16_support()}"),
+    }
+
+
+def gpu_speed(repeats: int) -> dict[str, Entry]:
+    """Seconds of our settings on the GPU over those of Faster R-CNN v2."""
+    name = "detector_gpu_vs_faster_rcnn_v2"
+    if not torch.cuda.is_available():
+        return {name: unmeasured(RATIO, "no GPU at hand")}
+    image, device = blocks(HEIGHT, WIDTH), torch.device("cuda")
+    theirs = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval().to(device)
+    ours = CascadeRCNN("resnet50").eval().to(device)
+    x = to_input([image], resized_size(HEIGHT, WIDTH, ours.size), device)
+    given = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0).float() / 255
+    for model in (theirs, ours):
+        take_statistics(model.backbone, x)
+    folded = fold_batch_norm(ours)
+    calls = {
+        "theirs": lambda: theirs([given]),
+        name: lambda: folded.detect([image]),
+        "detector_gpu_bfloat16": lambda: folded.detect([image], precision="bfloat16"),
+        "detector_gpu_float16": lambda: folded.detect([image], precision="float16"),
+    }
+    seconds: dict[str, list[float]] = {key: [] for key in calls}
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            for key, call in calls.items():
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                call()
+                torch.cuda.synchronize()
+                seconds[key].append(time.perf_counter() - start)
+    median = {key: statistics.median(values[1:]) for key, values in seconds.items()}  # the first call warms up
+    ratios = {key: value / median["theirs"] for key, value in median.items()}
+    note = f"Faster R-CNN v2 {1000 * median['theirs']:.0f} ms on {torch.cuda.get_device_name()}"
+    return {name: at_most(ratios[name], RATIO, note)} | {
+        key: information(ratios[key], note) for key in calls if key not in ("theirs", name)
     }
 
 
@@ -119,17 +170,18 @@ def bfloat16_support() -> str:
 
 
 # --------------------------------------------------------------------------------------------------- same detections
-def agreement(data: Path) -> dict[str, Entry]:
+def agreement(data: Path, device: str) -> dict[str, Entry]:
     """What each setting finds on the recorded photos against what mmdetection finds."""
     lines: dict[str, list[tuple[int, str]]] = {}
     for model, image, recorded in cases(data):
-        for name, detector in settings(model).items():
+        for name, detector in settings(model.to(device)).items():
             lines.setdefault(name, []).append(compare(detector(image), recorded))
     entries = {}
     for name, found in lines.items():
         worst, note = max(changed for changed, _ in found), "; ".join(text for _, text in found)
-        exact = "bfloat16" not in name
-        entries[f"detector_changed_{name}"] = at_most(worst, CHANGED, note) if exact else information(worst, note)
+        exact = "float16" not in name
+        key = f"detector_changed_{name}" if device == "cpu" else f"detector_gpu_changed_{name}"
+        entries[key] = at_most(worst, CHANGED, note) if exact else information(worst, note)
     return entries
 
 
@@ -144,13 +196,16 @@ def settings(model: CascadeRCNN) -> dict[str, Detector]:
     def alone(net: CascadeRCNN, precision: Any, image: np.ndarray) -> Detections:
         return net.detect([image], all_classes=True, max_per_image=100, precision=precision)[0]
 
-    return {
+    found = {
         "as_loaded": partial(alone, model, "float32"),
         "folded": partial(alone, folded, "float32"),
         "folded_channels_last_weights": partial(alone, channels_last, "float32"),
         "folded_second_of_two": second_of_two,
         "folded_bfloat16": partial(alone, folded, "bfloat16"),
     }
+    if next(model.parameters()).is_cuda:  # CPUs without instructions for it take minutes
+        found["folded_float16"] = partial(alone, folded, "float16")
+    return found
 
 
 def cases(data: Path) -> Iterator[tuple[CascadeRCNN, np.ndarray, dict[str, np.ndarray]]]:
@@ -178,23 +233,92 @@ def script(path: Path) -> Any:
 
 
 def compare(found: Detections, recorded: dict[str, np.ndarray]) -> tuple[int, str]:
-    """How many recorded detections have no partner within SAME_PX and SAME_SCORE, and the same in words.
+    """How many recorded detections have no partner within SAME_PX and SAME_SCORE, and the same in words."""
+    reference = Detections(boxes=recorded["det_boxes"], scores=recorded["det_scores"], labels=recorded["det_labels"])
+    own = partners(reference, found)
+    worst = f"worst {own.px:.2g} px, score {own.score:.1g}"
+    return own.changed, f"{own.changed} of {len(reference['scores'])} changed, {own.lost} lost, {worst}"
 
-    Partners have one label and the largest IoU, above 0.9; each is used once, the best recorded ones choosing first.
+
+class Partners(NamedTuple):
+    """Of a reference's detections: how many have no partner within SAME_PX and SAME_SCORE, or none at all; the largest
+    differences of those that have one.
     """
-    iou = box_iou(torch.from_numpy(recorded["det_boxes"]), torch.from_numpy(found["boxes"])).nan_to_num().numpy()
-    iou[recorded["det_labels"][:, None] != found["labels"]] = 0
+
+    changed: int
+    lost: int
+    px: float
+    score: float
+
+
+def partners(reference: Detections, found: Detections) -> Partners:
+    """Pair detections of one label by the largest IoU, above 0.9; each once, the reference's best first."""
+    iou = box_iou(torch.from_numpy(reference["boxes"]), torch.from_numpy(found["boxes"])).nan_to_num().numpy()
+    iou[reference["labels"][:, None] != found["labels"]] = 0
     px, score = [], []
     for row in range(len(iou)):
         partner = int(iou[row].argmax()) if iou.shape[1] else -1
         if partner >= 0 and iou[row, partner] > 0.9:
-            px.append(np.abs(recorded["det_boxes"][row] - found["boxes"][partner]).max())
-            score.append(abs(recorded["det_scores"][row] - found["scores"][partner]))
+            px.append(float(np.abs(reference["boxes"][row] - found["boxes"][partner]).max()))
+            score.append(float(abs(reference["scores"][row] - found["scores"][partner])))
             iou[:, partner] = 0
     same = sum(bool(a <= SAME_PX and b <= SAME_SCORE) for a, b in zip(px, score, strict=True))
-    changed = len(iou) - same
-    worst = f"worst {max(px, default=0):.2g} px, score {max(score, default=0):.1g}"
-    return changed, f"{changed} of {len(iou)} changed, {len(iou) - len(px)} lost, {worst}"
+    return Partners(len(iou) - same, len(iou) - len(px), max(px, default=0), max(score, default=0))
+
+
+# ------------------------------------------------------------------------------------------------- trained weights
+def trained_agreement(checkpoint: Path) -> dict[str, Entry]:
+    """What lower precision changes of the persons of score 0.2 that trained weights find in generated frames."""
+    model = load_cascade_rcnn(checkpoint)
+    detectors = settings(model)
+    exact = detectors.pop("as_loaded")
+    clips = [render_clip(ClipOptions(270, 480, frames=1, people=(1, 5)), CLIP_SEED, clip) for clip in range(CLIPS)]
+    images = [clip.frame(0)[0] for clip in clips]
+    references = [confident(exact(image)) for image in images]
+    entries = {}
+    for name, detector in detectors.items():
+        changed, lost, px, score = 0, 0, 0.0, 0.0
+        for image, reference in zip(images, references, strict=True):
+            own = partners(reference, detector(image))
+            changed, lost = changed + own.changed, lost + own.lost
+            px, score = max(px, own.px), max(score, own.score)
+        count = sum(len(reference["scores"]) for reference in references)
+        note = (
+            f"{changed} of {count} persons in {CLIPS} frames changed, {lost} lost, worst {px:.2g} px, score {score:.1g}"
+        )
+        entries[f"detector_trained_changed_{name}"] = information(changed / count, note)
+    return entries
+
+
+def confident(found: Detections) -> Detections:
+    """The persons of score 0.2 or more."""
+    kept = (found["scores"] >= MIN_SCORE) & (found["labels"] == PERSON)
+    return Detections(boxes=found["boxes"][kept], scores=found["scores"][kept], labels=found["labels"][kept])
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+def memory() -> dict[str, Entry]:
+    """Peak memory of detecting in a long video over that of a short one, a process each."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for frames in LENGTHS:
+            path = Path(folder) / f"{frames}.mp4"
+            write_video(path, (blocks(270, 480) for _ in range(frames)), 25)
+            command = [sys.executable, __file__, "--peak-of", str(path)]
+            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    note = f"{peaks[0] / 1e6:.0f} MB for {LENGTHS[0]} frames, {peaks[1] / 1e6:.0f} MB for {LENGTHS[1]}"
+    return {"detector_peak_memory_long_over_short": at_most(peaks[1] / peaks[0], FLAT, note)}
+
+
+def peak_of(path: Path) -> int:
+    """Peak resident bytes of this process after detecting in a video with a small network of random weights."""
+    torch.manual_seed(0)
+    model = CascadeRCNN("resnet18_half", 1, size=(160, 96)).eval()
+    source = open_frames("v", path)
+    people = detect_people(source, range(len(source.names)), model.detect, DetectorOptions(max_people=3), 0.2, 4)
+    if sum(1 for _ in people) != len(source.names):
+        raise SystemExit("not every frame was looked at")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 # ------------------------------------------------------------------------------------------------------------- entry
@@ -209,11 +333,20 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the entries there")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of every timed call")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="DIR", help="recorded cases and photos")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights to compare settings on")
+    parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    entries = speed(options.repeats)
+    if options.peak_of is not None:
+        print(peak_of(options.peak_of))
+        return 0
+    entries = memory() | speed(options.repeats) | gpu_speed(options.repeats)
+    if options.checkpoint is not None:
+        entries |= trained_agreement(options.checkpoint)
     if (options.data / "vectors" / "cascade").is_dir():
-        entries |= agreement(options.data)
+        entries |= agreement(options.data, "cpu")
+        if torch.cuda.is_available():
+            entries |= agreement(options.data, "cuda")
     else:
         note = f"no recorded Cascade R-CNN cases in {options.data}; name the folder of the data with --data"
         print(note, file=sys.stderr)

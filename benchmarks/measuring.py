@@ -20,7 +20,7 @@ def report(entries: dict[str, Entry], json_file: Path | None) -> int:
         verdict = "ok" if entry["ok"] else "NOT MET"
         wanted = "for information" if entry["target"] is None else f"target {entry['target']:g} {verdict}"
         value = "-" if entry["value"] is None else f"{entry['value']:.3g}"
-        print(f"{name:<46}{value:<8}{wanted:<21}{entry['note']}")
+        print(f"{name:<54}{value:<8}{wanted:<21}{entry['note']}")
     if json_file:
         json_file.write_text(json.dumps(entries, indent=1) + "\n")
     return 0 if all(entry["ok"] for entry in entries.values()) else 1

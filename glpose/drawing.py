@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from glpose.keypoints import JointSet
+from store.atomic import replacing
 from store.errors import DataError
 
 LABEL = cv2.FONT_HERSHEY_SIMPLEX
@@ -42,6 +43,18 @@ def draw_poses(
     return out
 
 
+def draw_boxes(frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """A copy of a BGR frame with boxes (n, 4) xyxy, frame px, and their scores (n,)."""
+    out = frame.copy()
+    scale = max(1, round(frame.shape[0] / 400))
+    for number, ((x1, y1, x2, y2), score) in enumerate(zip(boxes, scores, strict=True)):
+        colour, corner = person_colour(number), (round(float(x1)), round(float(y1)))
+        cv2.rectangle(out, corner, (round(float(x2)), round(float(y2))), colour, scale, cv2.LINE_AA)
+        at = (corner[0] + 2, max(corner[1] - 3 * scale, 12 * scale))
+        cv2.putText(out, f"{score:.2f}", at, LABEL, 0.4 * scale, colour, scale, cv2.LINE_AA)
+    return out
+
+
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Write BGR frames as an MP4 of the first one's size. DataError where OpenCV cannot."""
     writer: cv2.VideoWriter | None = None
@@ -60,9 +73,13 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:
-    """Write one BGR picture. DataError where OpenCV cannot."""
-    if not cv2.imwrite(str(path), picture):
-        raise DataError(f"{path} cannot be written as an image")
+    """Write one BGR picture in the format of the file's suffix, whole or not at all. DataError where OpenCV cannot."""
+    try:
+        _, data = cv2.imencode(path.suffix, picture)
+    except cv2.error:
+        raise DataError(f"{path} cannot be written as an image: give a name that ends in .jpg or .png") from None
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], tile_width: int) -> np.ndarray:

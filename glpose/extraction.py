@@ -1,16 +1,21 @@
-"""Backbone features of one video's proposals: each frame decoded once, each crop computed once."""
+"""Backbone features of one video's proposals: frames decoded once, crops computed once, all at the same time."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from glpose.ahead import ahead
+from glpose.batch_limit import BatchLimit
+from glpose.crops import cut_crops, normalise
 from glpose.data.video import FrameSource
-from glpose.geometry import MEAN, STD, crop_affine, crop_frame, normalise_crops, warp_crop
+from glpose.geometry import MEAN, STD, crop_affine, crop_frame
 from glpose.heatmaps import STRIDE
 from glpose.models.checkpoints import feature_tensors, load_hrnet, tensors_digest
 from glpose.models.hrnet import HRNet, fold_batch_norm
@@ -22,21 +27,32 @@ from store.schema import FeatureSchema
 VERSION = 1  # bump when the stored numbers change; part of the feature-space id
 
 
+AHEAD = 2  # batches that wait between two steps of the work
+
+Job = tuple[int, np.ndarray]  # a proposal, and the slots of its maps that one crop fills
+
+
 @dataclass(frozen=True)
 class Backbone:
-    """An HRNet ready to extract on one device. space: the feature-space id, see `load_backbone`."""
+    """An HRNet ready to extract on one device. space: the feature-space id, see `load_backbone`.
+
+    dtype: that the network computes in. limit: how large a batch the device has been found to hold.
+    """
 
     net: HRNet
     name: str
     space: str
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    limit: BatchLimit = field(default_factory=lambda: BatchLimit("crops", "runtime.batch_size"))
 
 
 def load_backbone(options: ExtractOptions, device: torch.device) -> Backbone:
     """Load the checkpoint for extraction: eval mode, batch norms folded, channels-last.
 
     The feature-space id covers everything that features depend on but the images: tensors, cut, crop size and scale,
-    normalisation, code version. Heads trained in one space do not fit another. CheckpointError where loading fails.
+    normalisation, code version. Heads trained in one space do not fit another. Neither the network's precision nor that
+    of the store is part of it: their errors are of one size (docs/method.md). CheckpointError where loading fails.
     """
     hrnet = load_hrnet(options.checkpoint, width=options.width)
     space = fingerprint(
@@ -49,8 +65,10 @@ def load_backbone(options: ExtractOptions, device: torch.device) -> Backbone:
             "version": VERSION,
         }
     )
-    net = fold_batch_norm(hrnet).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return Backbone(net, f"hrnet_w{hrnet.width}", space, device)
+    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    net = fold_batch_norm(hrnet).to(device, dtype)
+    net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return Backbone(net, f"hrnet_w{hrnet.width}", space, device, dtype)
 
 
 def feature_schema(options: ExtractOptions, backbone: Backbone) -> FeatureSchema:
@@ -74,15 +92,17 @@ def local_offsets(k: int) -> tuple[int, ...]:
     return tuple(offset for offset in range(-k, k + 1) if offset)
 
 
-def source_frames(frames: np.ndarray, length: int, k: int, edge: str) -> np.ndarray:
+def source_frames(frames: np.ndarray, length: int, k: int, edge: str, unreadable: Sequence[int] = ()) -> np.ndarray:
     """(P, 1 + 2k) frame that each map is cropped from: the key frame, then t + offset for every local offset.
 
-    Past the clip's edge: the key frame again (`repeat_key`), or the clip's first or last frame (`clamp`).
+    Past the clip's edge: the key frame again (`repeat_key`), or the clip's first or last frame (`clamp`). For an
+    unreadable frame, the key frame.
     """
     wanted = frames[:, None] + np.array([0, *local_offsets(k)])
     if edge == "clamp":
-        return np.clip(wanted, 0, length - 1)
-    return np.where((wanted >= 0) & (wanted < length), wanted, frames[:, None])
+        wanted = np.clip(wanted, 0, length - 1)
+    there = (wanted >= 0) & (wanted < length) & ~np.isin(wanted, np.array(unreadable, np.int64))
+    return np.where(there, wanted, frames[:, None])
 
 
 def extract_video(
@@ -93,59 +113,77 @@ def extract_video(
     backbone: Backbone,
     options: ExtractOptions,
     batch_size: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    unreadable: Sequence[int] = (),
+) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yield, proposal by proposal, key maps (1, C, H, W) and local maps (1, 2k, C, H, W), float32.
 
-    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame. Memory
-    is bounded by the proposals of 2k + 1 frames and a batch. DataError where a frame cannot be read or a feature is not
-    finite.
+    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame; for
+    unreadable ones, which detection has passed over, the key frame stands. Reading, the network and the caller go on at
+    the same time. Memory is bounded by the proposals of 2k + 1 frames and a few batches. DataError where a frame cannot
+    be read or a feature is not finite.
     """
     affines = [crop_affine(crop_frame(box, options.crop_size, options.crop_scale), options.crop_size) for box in boxes]
-    sources = source_frames(frames, len(source.names), options.k, options.edge)
+    sources = source_frames(frames, len(source.names), options.k, options.edge, unreadable)
     maps: dict[int, np.ndarray] = {}  # proposal -> (1 + 2k, C, H, W), until every slot is filled
     missing: dict[int, int] = {}
     done = 0
-    for jobs, crops in _batches(source, sources, affines, options, batch_size):
-        features = _features(backbone, crops)
-        for (proposal, slots), feature in zip(jobs, features, strict=True):
-            if not np.isfinite(feature).all():
-                raise DataError(
-                    f"video {video!r}: the features of proposal {proposal} are not finite; is the checkpoint sound?"
-                )
-            if proposal not in maps:
-                maps[proposal] = np.empty((sources.shape[1], *feature.shape), np.float32)
-                missing[proposal] = sources.shape[1]
-            maps[proposal][slots] = feature
-            missing[proposal] -= len(slots)
-        while missing.get(done) == 0:
-            del missing[done]
-            complete = maps.pop(done)
-            yield complete[:1], complete[None, 1:]
-            done += 1
+    batches = ahead(_batches(source, sources, affines, backbone.device, options, batch_size), AHEAD)
+    with closing(ahead(_computed(backbone, batches), AHEAD)) as computed:
+        for jobs, features in computed:
+            for (proposal, slots), feature in zip(jobs, features, strict=True):
+                if not np.isfinite(feature).all():
+                    raise DataError(
+                        f"video {video!r}: the features of proposal {proposal} are not finite; is the checkpoint sound?"
+                    )
+                if proposal not in maps:
+                    maps[proposal] = np.empty((sources.shape[1], *feature.shape), np.float32)
+                    missing[proposal] = sources.shape[1]
+                maps[proposal][slots] = feature
+                missing[proposal] -= len(slots)
+            while missing.get(done) == 0:
+                del missing[done]
+                complete = maps.pop(done)
+                yield complete[:1], complete[None, 1:]
+                done += 1
 
 
 def _batches(
-    source: FrameSource, sources: np.ndarray, affines: list[np.ndarray], options: ExtractOptions, batch_size: int
-) -> Iterator[tuple[list[tuple[int, np.ndarray]], np.ndarray]]:
-    """Batches of (proposal, slots that its crop fills) and crops (b, h, w, 3) uint8 BGR, frame by frame."""
+    source: FrameSource,
+    sources: np.ndarray,
+    affines: list[np.ndarray],
+    device: torch.device,
+    options: ExtractOptions,
+    batch_size: int,
+) -> Iterator[tuple[list[Job], list[Tensor]]]:
+    """Batches of jobs and their crops (h, w, 3) uint8 BGR on the device, frame by frame."""
     proposals_at = defaultdict(list)
     for proposal, row in enumerate(sources):
         for frame in np.unique(row):
             proposals_at[int(frame)].append(proposal)
-    jobs: list[tuple[int, np.ndarray]] = []
-    crops: list[np.ndarray] = []
+    jobs: list[Job] = []
+    crops: list[Tensor] = []
     for frame, image in source.read(proposals_at):
-        for proposal in proposals_at[frame]:
-            jobs.append((proposal, np.flatnonzero(sources[proposal] == frame)))
-            crops.append(warp_crop(image, affines[proposal], options.crop_size))
-            if len(jobs) == batch_size:
-                yield jobs, np.stack(crops)
-                jobs, crops = [], []
+        own = proposals_at[frame]
+        jobs += [(proposal, np.flatnonzero(sources[proposal] == frame)) for proposal in own]
+        crops += cut_crops(image, [affines[proposal] for proposal in own], options.crop_size, device)
+        while len(jobs) >= batch_size:
+            yield jobs[:batch_size], crops[:batch_size]
+            jobs, crops = jobs[batch_size:], crops[batch_size:]
     if jobs:
-        yield jobs, np.stack(crops)
+        yield jobs, crops
 
 
-def _features(backbone: Backbone, crops: np.ndarray) -> np.ndarray:
+def _computed(
+    backbone: Backbone, batches: Generator[tuple[list[Job], list[Tensor]]]
+) -> Iterator[tuple[list[Job], list[np.ndarray]]]:
+    """Features (C, H, W) float32 of every job's crop."""
+    torch.set_num_threads(torch.get_num_threads())  # OpenMP's number of threads is each thread's own
+    with closing(batches):
+        for jobs, crops in batches:
+            yield jobs, backbone.limit.run(lambda part: _features(backbone, part), crops)
+
+
+def _features(backbone: Backbone, crops: Sequence[Tensor]) -> list[np.ndarray]:
     with torch.inference_mode():
-        images = torch.from_numpy(normalise_crops(crops)).to(backbone.device)
-        return backbone.net.features(images).float().contiguous().cpu().numpy()
+        images = normalise(torch.stack(list(crops))).to(backbone.dtype)
+        return list(backbone.net.features(images).float().contiguous().cpu().numpy())

@@ -15,14 +15,15 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet, RGB
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def clip_boxes(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def clip_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Clip (n, 4) xyxy boxes (frame px) to the frame; also say which are still boxes (bool (n,)).
 
-    A box with a NaN, or with less than one pixel left inside the frame, is not.
+    height, width: px, of one frame or of each box's own (n,). A box with a NaN, or with less than one pixel left inside
+    its frame, is none.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     low = np.zeros(4)
-    high = np.array([width, height, width, height], np.float64)
+    high = np.stack(np.broadcast_arrays(width, height, width, height), axis=-1).astype(np.float64)
     clipped = np.clip(boxes, low, high)
     sides = clipped[:, 2:] - clipped[:, :2]
     usable = np.isfinite(boxes).all(axis=1) & (sides >= 1).all(axis=1)

@@ -1,7 +1,8 @@
 """Every option and its default, in one place: frozen classes that refuse unknown keys. Imports nothing heavy.
 
 Defaults follow the paper, or what it most defensibly means (docs/method.md); each ambiguous reading is a named option.
-Options here change results and are part of a stage's record; speed settings live in `RuntimeOptions` alone.
+Options here change results and are part of a stage's record; speed settings live in `RuntimeOptions` and
+`ClusterOptions` alone.
 """
 
 from __future__ import annotations
@@ -141,10 +142,15 @@ DataOptions = Annotated[
 
 
 # ----------------------------------------------------------------------------------------------------------- stages
+DETECTORS = frozenset({"cascade_rcnn", "torchvision", "python"})  # sources that look at the frames
+
+
 class BoxOptions(Options):
     """Where the person boxes of one split come from."""
 
-    source: Literal["annotations", "file"] = "annotations"
+    source: Literal["annotations", "file", "cascade_rcnn", "torchvision", "python"] = Field(
+        default="annotations", description="annotations, file, or a detector: cascade_rcnn, torchvision, python"
+    )
     file: Path | None = Field(default=None, description="COCO results JSON, for `source: file`")
 
     @model_validator(mode="after")
@@ -154,12 +160,58 @@ class BoxOptions(Options):
         return self
 
 
+class DetectorOptions(Options):
+    """The detector, and what is kept of its boxes."""
+
+    checkpoint: Path | None = Field(
+        default=None, description="its weights; cascade_rcnn: mmdetection's, or one of train-detector"
+    )
+    model: str | None = Field(
+        default=None, description="torchvision: fasterrcnn_resnet50_fpn_v2 ...; python: module:function"
+    )
+    size: tuple[int, int] | None = Field(
+        default=None, description="long, short side, px, that frames are fitted into; null: the detector's own"
+    )
+    nms: float = Field(default=0.5, gt=0, le=1, description="of people who overlap by more (IoU) the best is kept")
+    max_people: int | None = Field(default=None, ge=1, description="the best of every frame; null: all")
+    cap_all_classes: bool = Field(
+        default=False,
+        description="cascade_rcnn: of all classes' 100 best boxes, as mmdetection; loses people in crowds",
+    )
+    every: int = Field(default=1, ge=1, description="look at frames 0, n, 2n, ... only; others show nobody")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of cascade_rcnn's layers"
+    )
+
+
 class DetectOptions(Options):
     """Person boxes: annotated ones for training, detections of score at least 0.2 for validation (DCPose)."""
 
     train: BoxOptions = BoxOptions()
     eval: BoxOptions = BoxOptions()
-    min_score: float = Field(default=0.2, ge=0, le=1, description="boxes of a file below this score are dropped")
+    min_score: float = Field(default=0.2, ge=0, le=1, description="boxes below this score are dropped")
+    detector: DetectorOptions = DetectorOptions()
+    strict: bool = Field(
+        default=False, description="fail a video with an unreadable frame, instead of going on; not part of the record"
+    )
+
+    @model_validator(mode="after")
+    def _detector_given(self) -> DetectOptions:
+        sources, detector = {self.train.source, self.eval.source}, self.detector
+        if len(sources & DETECTORS) > 1:
+            raise ValueError("train and eval take their boxes from two detectors: there is one `detector`")
+        if "cascade_rcnn" in sources and detector.checkpoint is None:
+            raise ValueError(
+                "`source: cascade_rcnn` needs detector.checkpoint, a file of mmdetection or train-detector"
+            )
+        if "torchvision" in sources and (detector.model is None or detector.checkpoint is None):
+            raise ValueError(
+                "`source: torchvision` needs detector.model, such as fasterrcnn_resnet50_fpn_v2, "
+                "and detector.checkpoint, its weights as a file"
+            )
+        if "python" in sources and (detector.model is None or ":" not in detector.model):
+            raise ValueError("`source: python` needs detector.model, as module:function")
+        return self
 
 
 class ExtractOptions(Options):
@@ -173,7 +225,8 @@ class ExtractOptions(Options):
     edge: Literal["repeat_key", "clamp"] = Field(
         default="repeat_key", description="past a clip's edge: key frame, or last one"
     )
-    dtype: Literal["uint8", "float16"] = "uint8"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
+    dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
     codec: Literal["crc32c", "zstd"] = "crc32c"
 
     @model_validator(mode="after")
@@ -321,6 +374,46 @@ class PretrainOptions(Options):
         return self
 
 
+class TrainDetectorOptions(Options):
+    """Cascade R-CNN training on the boxes of the train split; makes a checkpoint for `detect`."""
+
+    architecture: str = Field(
+        default="resnet18_half", description="of a new network: resnet18_half, resnet18_narrow, resnet50, ..."
+    )
+    init: Path | None = Field(
+        default=None, description="checkpoint to start from, mmdetection's or one of these; sets the architecture"
+    )
+    size: tuple[int, int] = Field(
+        default=(640, 384), description="long, short side, px, that frames are fitted into; multiples of 32"
+    )
+    steps: int = Field(default=6000, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    lr: float = Field(default=1e-3, gt=0, description="of AdamW, its peak; with init rather 1e-4")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    batch_norm: Literal["trained", "frozen"] | None = Field(
+        default=None, description="its statistics; null: frozen with init, else trained"
+    )
+    regions: int = Field(default=256, ge=1, description="drawn per frame for each of the three heads")
+    scale: tuple[float, float] = Field(default=(0.5, 1.5), description="range of sizes, of the fitted one")
+    flip: float = Field(default=0.5, ge=0, le=1)
+    colour: float = Field(default=0.4, ge=0, lt=1, description="largest change of brightness, contrast, saturation")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    eval_frames: int = Field(
+        default=200, ge=0, description="frames of the eval split, evenly spaced, that AP is measured on"
+    )
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> TrainDetectorOptions:
+        long, short = self.size
+        if short <= 0 or long < short or long % 32 or short % 32:
+            raise ValueError(f"size {list(self.size)} must be [long, short], multiples of 32 pixels")
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
+        return self
+
+
 class RuntimeOptions(Options):
     """Speed settings: never part of a record."""
 
@@ -328,5 +421,69 @@ class RuntimeOptions(Options):
     batch_size: int = Field(
         default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; null: its own choice")
-    workers: int = Field(default=1, ge=1, description="processes that draw the frames of pretrain")
+    frames: int = Field(default=4, ge=1, description="frames per forward pass of the detector")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of torch; null: its own choice, at most the cores given"
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="processes that draw the frames of pretrain, threads that read those of train-detector",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- cluster
+class NoCluster(Options):
+    """Everything in the process of the command itself."""
+
+    kind: Literal["none"] = "none"
+
+
+class LocalCluster(Options):
+    """Worker processes on this machine, a video at a time each; on a machine with GPUs each has one to itself."""
+
+    kind: Literal["local"] = "local"
+    workers: int | None = Field(
+        default=None, ge=1, description="processes; null: one per GPU, without a GPU one per four cores"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of each worker; null: runtime.threads, or the cores divided"
+    )
+    dashboard: bool = Field(default=True, description="Dask's pages about the workers, where bokeh is installed")
+
+
+class RunningCluster(Options):
+    """A Dask scheduler that runs already, with workers that see the same data and work folders."""
+
+    kind: Literal["address"] = "address"
+    address: str = Field(description="the scheduler's, as tcp://HOST:PORT")
+
+    @model_validator(mode="after")
+    def _address_is_one(self) -> RunningCluster:
+        scheme, separator, rest = self.address.partition("://")
+        if not separator or scheme not in ("tcp", "tls", "ucx", "ws", "wss") or not rest:
+            raise ValueError(f"address {self.address!r} is none of a Dask scheduler: give tcp://HOST:PORT")
+        return self
+
+
+class SlurmCluster(Options):
+    """Slurm jobs, one worker each, through dask-jobqueue; the scheduler runs in the process of the command itself."""
+
+    kind: Literal["slurm"] = "slurm"
+    workers: int = Field(default=1, ge=1, description="jobs")
+    cores: int = Field(default=8, ge=1, description="of each job; its CPU threads, unless runtime.threads is set")
+    memory: str = Field(default="32GB", description="of each job")
+    gpus: int = Field(default=0, ge=0, le=1, description="of each job; for more GPUs ask for more workers")
+    walltime: str = Field(default="24:00:00", description="of each job")
+    queue: str | None = Field(default=None, description="partition; null: Slurm's default")
+    account: str | None = Field(default=None, description="who pays; null: Slurm's default")
+    interface: str | None = Field(default=None, description="network that all nodes share, such as ib0; null: any")
+    directives: tuple[str, ...] = Field(default=(), description="further #SBATCH options, such as --exclude=node3")
+    prologue: tuple[str, ...] = Field(default=(), description="shell lines before a worker starts: module load ...")
+    logs: Path = Field(default=Path("slurm-logs"), description="folder of what the jobs print")
+
+
+ClusterOptions = Annotated[
+    NoCluster | LocalCluster | RunningCluster | SlurmCluster,
+    Field(discriminator="kind"),
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -20,6 +19,7 @@ from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
+from glpose.schedules import warm_cosine
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
 
 FRAMES_PER_CLIP = 4  # several moments of one scene: drawing a background costs more than drawing a frame
@@ -60,7 +60,7 @@ def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, worke
     model = model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     steps = max(1, options.frames * 2 // options.batch_size)  # a frame shows two people or more
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, steps))
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
     batches = _batches(options, workers)
@@ -108,11 +108,6 @@ def held_out_pck(options: PretrainOptions, model: HRNet, device: torch.device, c
         for flag, found in hits.items():
             found.append(near[(labels.keypoints[..., 2] == flag) & inside])
     return {name: 100 * float(np.concatenate(hits[flag]).mean()) for name, flag in (("visible", 2), ("hidden", 1))}
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    warm = max(1, steps // 20)
-    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def _clip_options(clip: int) -> ClipOptions:

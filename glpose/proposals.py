@@ -1,40 +1,51 @@
-"""One video's proposals (person boxes), from its annotations or from a box file."""
+"""One video's proposals (person boxes), wherever its boxes come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from glpose.data.boxes import BoxFile
+from glpose.box_sources import BoxSource, Found
 from glpose.data.dataset import Video
 from glpose.geometry import clip_boxes
-from store.errors import DataError
 from store.tables import BOX
 
 
-def propose(
-    video: Video, box_files: Mapping[str, BoxFile | None], min_score: float
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """All proposals of a video's splits, and how many boxes were left out and why.
+@dataclass(frozen=True)
+class Proposals:
+    """A video's proposals. table: the columns of `store.tables.PROPOSALS`, in frame order.
 
-    box_files: per split, the file whose boxes are taken, or None for the annotated ones. Boxes are clipped to the
-    frame; those with NaN (their score included), or with less than a pixel inside, are left out. The table has the
-    columns of `store.tables.PROPOSALS`, in frame order. DataError where annotations are asked for and there are none.
+    left_out: how many boxes were, by reason. unreadable: frames that a detector could not look at, with the reason.
+    notes: what else the sources tell, a line each.
     """
-    height, width = video.frames.size()
-    tables = [
-        _from_annotations(video, split) if box_file is None else _from_file(video, split, box_file)
-        for split, box_file in box_files.items()
-        if (video.split == split).any()
+
+    table: pd.DataFrame
+    left_out: dict[str, int]
+    unreadable: dict[int, str]
+    notes: list[str]
+
+
+def propose(video: Video, sources: Mapping[str, BoxSource], min_score: float) -> Proposals:
+    """All proposals of a video's splits.
+
+    sources: of each split; one that several share looks at their frames in one go. Boxes are clipped to their frames;
+    those with NaN (their score included), with less than a pixel inside, or below min_score are left out.
+    DataError where a source cannot say anything of the video.
+    """
+    found = [
+        source(video, np.flatnonzero(np.isin(video.split, splits)))
+        for source, splits in _by_source(sources).items()
+        if np.isin(video.split, splits).any()
     ]
-    table = pd.concat(tables, ignore_index=True) if tables else _rows([], "", "")
-    given = table[BOX].to_numpy()
-    boxes, usable = clip_boxes(given, height, width)
-    broken = ~np.isfinite(given).all(axis=1) | ~np.isfinite(table["score"].to_numpy())
-    weak = table["score"].to_numpy() < min_score
+    table = pd.concat([_rows(own, video.split) for own in found or [NOBODY]], ignore_index=True)
+    sizes = np.concatenate([NOBODY.sizes, *(own.sizes for own in found)])
+    given, scores = table[BOX].to_numpy(), table["score"].to_numpy()
+    boxes, usable = clip_boxes(given, sizes[:, 0], sizes[:, 1])
+    broken = ~np.isfinite(given).all(axis=1) | ~np.isfinite(scores)
+    weak = scores < min_score
     left_out = {
         "with NaN": int(broken.sum()),
         "of no area or outside the frame": int((~usable & ~broken).sum()),
@@ -44,51 +55,42 @@ def propose(
     table = table.loc[usable & ~broken & ~weak].sort_values(by="frame", kind="stable").reset_index(drop=True)
     table.insert(0, "video", video.name)
     table.insert(1, "proposal", np.arange(len(table)))
-    return table, {reason: count for reason, count in left_out.items() if count}
+    unreadable = {frame: reason for own in found for frame, reason in own.unreadable.items()}
+    return Proposals(
+        table,
+        {reason: count for reason, count in left_out.items() if count},
+        dict(sorted(unreadable.items())),
+        [note for own in found for note in own.notes],
+    )
 
 
-def _from_annotations(video: Video, split: str) -> pd.DataFrame:
-    if video.annotations is None:
-        raise DataError(
-            f"video {video.name!r} has no annotations: give boxes with detect.{split}.source=file and "
-            f"detect.{split}.file=BOXES.json"
-        )
-    notes = video.annotations
-    chosen = np.flatnonzero(video.split[notes.frame] == split)
-    rows = [
-        {
-            "frame": int(notes.frame[row]),
-            "person": int(notes.person[row]),
-            "box": notes.boxes[row],
-            "score": 1.0,
-            "keypoints": notes.keypoints[row].ravel() if notes.keypoints[row, :, 2].any() else None,
-        }
-        for row in chosen
-    ]
-    return _rows(rows, video.box_source, split)
+def _by_source(sources: Mapping[str, BoxSource]) -> dict[BoxSource, list[str]]:
+    out: dict[BoxSource, list[str]] = {}
+    for split, source in sources.items():
+        out.setdefault(source, []).append(split)
+    return out
 
 
-def _from_file(video: Video, split: str, box_file: BoxFile) -> pd.DataFrame:
-    rows = []
-    for frame in np.flatnonzero(video.split == split):
-        boxes, scores = box_file.of_frame(video.image_keys(int(frame)))
-        rows += [
-            {"frame": int(frame), "person": -1, "box": box, "score": score, "keypoints": None}
-            for box, score in zip(boxes, scores, strict=True)
-        ]
-    return _rows(rows, f"file:{box_file.path.name}", split)
-
-
-def _rows(rows: list[dict[str, Any]], source: str, split: str) -> pd.DataFrame:
-    boxes = np.array([row["box"] for row in rows], np.float64).reshape(-1, 4)
+def _rows(found: Found, split: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "frame": np.array([row["frame"] for row in rows], np.int64),
-            "person": np.array([row["person"] for row in rows], np.int64),
-            **dict(zip(BOX, boxes.T, strict=True)),
-            "score": np.array([row["score"] for row in rows], np.float64),
-            "source": source,
-            "split": split,
-            "keypoints": pd.Series([row["keypoints"] for row in rows], dtype=object),
+            "frame": found.frame,
+            "person": found.person,
+            **dict(zip(BOX, found.boxes.T, strict=True)),
+            "score": found.score,
+            "source": found.source,
+            "split": split[found.frame],
+            "keypoints": pd.Series(found.keypoints, dtype=object),
         }
     )
+
+
+NOBODY = Found(
+    frame=np.zeros(0, np.int64),
+    person=np.zeros(0, np.int64),
+    boxes=np.zeros((0, 4)),
+    score=np.zeros(0),
+    sizes=np.zeros((0, 2), np.int64),
+    keypoints=[],
+    source="",
+)

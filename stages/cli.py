@@ -12,8 +12,6 @@ import typer
 if TYPE_CHECKING:
     from stages.stage import Context
 
-# Set before torch is loaded: idle OpenMP threads then sleep instead of spinning, 3.5-4.5 times faster on shared cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What OpenCV and its FFmpeg say of a damaged file, before our own error says it plainly.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -39,6 +37,63 @@ Force = Annotated[bool, typer.Option("--force", help="Make anew what was made wi
 Plan = Annotated[bool, typer.Option("--plan", help="Print what would run, and stop.")]
 
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail videos with unreadable frames, where detection would go on without them.")
+]
+
+
+@app.command()
+def run(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    strict: Strict = False,
+) -> None:
+    """Run all stages of a pipeline; what is done already is skipped."""
+    _run(None, _context(pipeline, config, _strict(settings, strict), videos), force=force, plan=plan)
+
+
+@app.command()
+def detect(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    strict: Strict = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Draw boxes of a few frames there, as .jpg or .png.")
+    ] = None,
+) -> None:
+    """Find the person boxes of every video."""
+    context = _context(pipeline, config, _strict(settings, strict), videos)
+    _run("detect", context, force=force, plan=plan)
+    if sheet is not None and not plan:
+        from stages.box_sheet import write_box_sheet
+
+        _print([f"{write_box_sheet(context, sheet)}"])
+
+
+def _strict(settings: list[str] | None, strict: bool) -> list[str]:
+    return [*(settings or []), "detect.strict=true"] if strict else settings or []
+
+
+def _run(name: str | None, context: Context, *, force: bool, plan: bool) -> None:
+    """Run one stage, or all of a pipeline, or say what would run."""
+    from rich.console import Console
+
+    from stages.run import STAGES, plan_lines, run_stages, stages_of
+
+    stages = stages_of(context) if name is None else [STAGES[name]]
+    if plan:
+        return _print(plan_lines(stages, context))
+    run_stages(stages, context, Console(), force=force)
+
+
 def _stage_command(name: str, summary: str) -> None:
     def command(
         pipeline: Pipeline,
@@ -48,22 +103,12 @@ def _stage_command(name: str, summary: str) -> None:
         force: Force = False,
         plan: Plan = False,
     ) -> None:
-        context = _context(pipeline, config, settings, videos)
-        from rich.console import Console
-
-        from stages.run import STAGES, plan_lines, run_stages, stages_of
-
-        stages = stages_of(context) if name == "run" else [STAGES[name]]
-        if plan:
-            return _print(plan_lines(stages, context))
-        run_stages(stages, context, Console(), force=force)
+        _run(name, _context(pipeline, config, settings, videos), force=force, plan=plan)
 
     app.command(name, help=summary)(command)
 
 
-_stage_command("run", "Run all stages of a pipeline; what is done already is skipped.")
 _stage_command("render", "Render the clips of a pipeline with generated data.")
-_stage_command("detect", "Find the person boxes of every video.")
 _stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
 _stage_command("index", "Find every person's most similar references in the video.")
 _stage_command("train", "Train the heads on stored features.")
@@ -84,6 +129,23 @@ def pretrain(
     from stages.pretrain import pretrain as pretrain_stage
 
     pretrain_stage(context.config, out, Console())
+
+
+@app.command("train-detector")
+def train_detector(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
+    config: Config = None,
+    settings: Settings = None,
+    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")] = "*",
+) -> None:
+    """Train the person detector on the annotated boxes of the train split; interrupted, it goes on where it was."""
+    context = _context(pipeline, config, settings, videos)
+    from rich.console import Console
+
+    from stages.train_detector import train_detector as train_detector_stage
+
+    train_detector_stage(context, out, Console())
 
 
 @app.command()

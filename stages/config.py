@@ -13,15 +13,18 @@ import yaml
 from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from glpose.options import (
+    ClusterOptions,
     DataOptions,
     DetectOptions,
     EvalOptions,
     ExtractOptions,
     IndexOptions,
+    NoCluster,
     Options,
     PretrainOptions,
     RuntimeOptions,
     SplitOptions,
+    TrainDetectorOptions,
     TrainOptions,
 )
 from store.errors import ConfigError, StoreError
@@ -29,6 +32,7 @@ from store.folder import check_unit_name
 from store.places import Place, place
 
 FILE = "pipelines.yaml"
+KINDS = {"data": DataOptions, "cluster": ClusterOptions}  # blocks whose other keys depend on their `kind`
 
 
 class PipelineConfig(Options):
@@ -41,12 +45,16 @@ class PipelineConfig(Options):
     note: str = ""
     data: DataOptions
     pretrain: PretrainOptions = PretrainOptions()
+    train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
     eval: EvalOptions = EvalOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
+    cluster: ClusterOptions = Field(
+        default=NoCluster(), description="who runs the stages that go video by video; never part of a record"
+    )
 
     @model_validator(mode="after")
     def _stages_agree(self) -> PipelineConfig:
@@ -157,8 +165,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        other_kind = key == "data" and isinstance(value, dict) and isinstance(old, dict) and "kind" in value
-        if isinstance(value, dict) and isinstance(old, dict) and not (other_kind and value["kind"] != old.get("kind")):
+        if isinstance(value, dict) and isinstance(old, dict) and value.get("kind") in (None, old.get("kind")):
             out[key] = _merge(old, value)
         else:
             out[key] = value
@@ -230,12 +237,12 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
         near = difflib.get_close_matches(key, valid, 1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
         return ".".join([*names, key]), f"unknown key; {hint}"
-    if error["type"].startswith("union_tag_") or (where == "data" and error["type"] != "value_error"):
+    if where in KINDS and error["type"] != "value_error":
         kind = given.get("kind") if isinstance(given, dict) and error["type"] != "missing" else None
-        kinds = [_kind(class_) for class_ in _option_classes(DataOptions)]
-        near = difflib.get_close_matches(str(kind), kinds, 1)
+        kinds = [_kind(class_) for class_ in _option_classes(KINDS[where])]
+        near = [] if kind is None else difflib.get_close_matches(str(kind), kinds, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(kinds)}"
-        return "data.kind", f"is missing; {hint}" if kind is None else f"there is no {kind!r}; {hint}"
+        return f"{where}.kind", f"is missing; {hint}" if kind is None else f"there is no {kind!r}; {hint}"
     if error["type"] == "missing":
         if isinstance(error["loc"][-1], int):
             return where, f"has too few values: {given!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,3 +25,37 @@ def counting(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class Tally:
+    """Counts of a stage's units while they are made, shown on a bar of their own."""
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        """total: units to make."""
+        self.total, self.done, self.failed, self.people = total, 0, 0, 0
+        self.running: dict[str, None] = {}  # in the order in which they began
+        self._progress, self._stage, self._began = progress, stage, time.monotonic()
+        self._bar = progress.add_task(stage, total=total)
+
+    def begin(self, unit: str) -> None:
+        """A unit is being made from now on."""
+        self.running[unit] = None
+        self._show()
+
+    def end(self, unit: str, people: int = 0, *, failed: bool = False) -> None:
+        """A unit is done, or has failed."""
+        self.running.pop(unit, None)
+        self.done, self.failed, self.people = self.done + 1, self.failed + failed, self.people + people
+        self._progress.advance(self._bar)
+        self._show()
+
+    def __str__(self) -> str:
+        """Such as `extract, 4 running, 1 failed, 310 people/s`."""
+        parts = [f"{self._stage} {unit}" for unit in self.running] if len(self.running) == 1 else [self._stage]
+        parts += [f"{len(self.running)} running"] if len(self.running) > 1 else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.people / (time.monotonic() - self._began):.3g} people/s"] if self.people else []
+        return ", ".join(parts)
+
+    def _show(self) -> None:
+        self._progress.update(self._bar, description=str(self))

@@ -1,28 +1,36 @@
-"""detect: person boxes of every video, from its annotations or from a box file."""
+"""detect: person boxes of every video, from its annotations, a box file or a detector."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from glpose.data.boxes import BoxFile, read_box_file
+from glpose.box_sources import BoxSource, box_sources
 from glpose.data.dataset import inputs_digest, open_video
-from glpose.options import BoxOptions
+from glpose.detectors import DETECTORS, detector_identity
+from glpose.options import BoxOptions, DetectOptions
 from glpose.proposals import propose
 from stages.config import PipelineConfig
+from stages.runtime import choose_device
 from stages.stage import Context, Stage, video_units
 from store.errors import DataError
 from store.folder import Attempt
 from store.record import file_digest
 from store.tables import merge_tables, write_table
 
-VERSION = 1
+VERSION = 2
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """Box sources (files by their contents) and the score threshold."""
+    """Box sources (files by their contents), the detector where one is used, and the score threshold."""
     options = config.detect
-    return {"train": _source(options.train), "eval": _source(options.eval), "min_score": options.min_score}
+    used = [boxes.source for boxes in (options.train, options.eval) if boxes.source in DETECTORS]
+    return {
+        "train": _source(options.train),
+        "eval": _source(options.eval),
+        "min_score": options.min_score,
+        **({"detector": detector_identity(used[0], options.detector)} if used else {}),
+    }
 
 
 def inputs(context: Context, unit: str) -> str:
@@ -31,30 +39,29 @@ def inputs(context: Context, unit: str) -> str:
     return inputs_digest(ref, open_video(ref))
 
 
-def prepare(context: Context) -> dict[str, BoxFile | None]:
-    """Read the box files, once; None where boxes are annotations."""
-    options = context.config.detect
-    return {
-        split: read_box_file(boxes.file) if boxes.file else None
-        for split, boxes in (("train", options.train), ("eval", options.eval))
-    }
+def prepare(context: Context) -> dict[str, BoxSource]:
+    """Read the box files and load the detector, once."""
+    config = context.config
+    return box_sources(config.detect, choose_device(config.runtime), config.runtime.frames)
 
 
-def make(context: Context, shared: Mapping[str, BoxFile | None], unit: str, attempt: Attempt) -> str:
+def make(context: Context, shared: Mapping[str, BoxSource], unit: str, attempt: Attempt) -> str:
     """Write one video's proposals table."""
     video = open_video(context.video(unit))
-    table, left_out = propose(video, shared, context.config.detect.min_score)
-    write_table(attempt.path, "proposals", table)
-    height, width = video.frames.size()
+    proposals = propose(video, shared, context.config.detect.min_score)
+    write_table(attempt.path, "proposals", proposals.table)
     attempt.meta = {
         "frames": len(video),
-        "height": height,
-        "width": width,
-        "proposals": len(table),
-        "left_out": left_out,
+        "proposals": len(proposals.table),
+        "left_out": proposals.left_out,
+        "unreadable": [[frame, reason] for frame, reason in proposals.unreadable.items()],
     }
-    notes = [f"{count} boxes {reason} left out" for reason, count in left_out.items()]
-    if table.empty:
+    notes = [*proposals.notes]
+    notes += [f"{count} boxes {reason} left out" for reason, count in proposals.left_out.items()]
+    if proposals.unreadable:
+        reason = next(iter(proposals.unreadable.values()))
+        notes.append(f"{len(proposals.unreadable)} of {len(video)} frames unreadable, left out; the first: {reason}")
+    if proposals.table.empty:
         notes.append("no people")
     return "; ".join(notes)
 
@@ -64,24 +71,33 @@ def finish(context: Context) -> list[str]:
     commits = context.commits("detect")
     merge_tables(context.folder("detect"), commits, "proposals")
     total = sum(commit.meta["proposals"] for commit in commits.values())
-    lines = [f"  {total} proposals in {len(commits)} videos; boxes: {box_sources(context.config)}"]
-    if context.config.detect.train.source == "file":
-        lines.append("  boxes of the train split come from a file: without keypoints, heads cannot be trained on them")
-    if total == 0:
+    options = context.config.detect
+    lines = [f"  {total} proposals in {len(commits)} videos; boxes: {boxes_in_words(context.config)}"]
+    if unreadable := {unit: commit.meta["unreadable"] for unit, commit in commits.items() if commit.meta["unreadable"]}:
+        count = sum(map(len, unreadable.values()))
+        lines.append(f"  {count} frames of {len(unreadable)} videos could not be read: {', '.join(sorted(unreadable))}")
+    if options.train.source != "annotations":
+        lines.append(
+            f"  boxes of the train split come from {_words(options.train, options)}: without keypoints, heads "
+            "cannot be trained on them"
+        )
+    if total == 0 and "file" in (options.train.source, options.eval.source):
         lines.append("  no one was found anywhere: does the box file name images as the annotations do (id or name)?")
     return lines
 
 
-def box_sources(config: PipelineConfig) -> str:
+def boxes_in_words(config: PipelineConfig) -> str:
     """Where boxes come from, in words to print beside results."""
-    words = {
-        split: _words(options) for split, options in (("train", config.detect.train), ("eval", config.detect.eval))
-    }
+    options = config.detect
+    words = {split: _words(boxes, options) for split, boxes in (("train", options.train), ("eval", options.eval))}
     return words["train"] if words["train"] == words["eval"] else f"train {words['train']}, eval {words['eval']}"
 
 
-def _words(options: BoxOptions) -> str:
-    return "annotations" if options.file is None else f"file {options.file.name}"
+def _words(boxes: BoxOptions, options: DetectOptions) -> str:
+    if boxes.source in DETECTORS:
+        made = options.detector.checkpoint.name if options.detector.checkpoint is not None else options.detector.model
+        return f"{boxes.source} {made}"
+    return "annotations" if boxes.file is None else f"file {boxes.file.name}"
 
 
 def _source(options: BoxOptions) -> dict[str, Any]:
@@ -102,4 +118,5 @@ STAGE = Stage(
     prepare=prepare,
     make=make,
     finish=finish,
+    distributed=True,
 )

@@ -17,7 +17,7 @@ from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
 from stages.config import PipelineConfig
-from stages.detect import box_sources
+from stages.detect import boxes_in_words
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
 from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
@@ -70,7 +70,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     videos = _evaluated(context, shared, _predict(context, shared))
     scores = _scorer(config)(out, videos, config.eval)
     write_json(out / "scores.json", scores.results)
-    about = {"boxes": box_sources(config), "joints": config.eval.joints, "videos": len(videos)}
+    about = {"boxes": boxes_in_words(config), "joints": config.eval.joints, "videos": len(videos)}
     write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
@@ -133,7 +133,9 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 def _table(config: PipelineConfig, scores: Scores) -> str:
     heads = config.train.heads
     labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
-    heading = f"{scores.metric} on the eval split, percent; boxes: {box_sources(config)}; joints: {config.eval.joints}"
+    heading = (
+        f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
+    )
     rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
     notes = [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
     if len(scores.problems) > PROBLEMS_SHOWN:
@@ -155,7 +157,7 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
     pictures: dict[int, np.ndarray] = {}  # of the sheet, kept while the video goes by
 
     def overlaid() -> Iterator[np.ndarray]:
-        for frame, picture in source.read(range(*span)):
+        for frame, picture in source.read(range(*span), unreadable={}):  # such frames show nobody: left out
             if frame in chosen:
                 pictures[frame] = picture
             yield drawn(picture, frame, "glpose")
@@ -164,7 +166,7 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
     rows = [
         (
             f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",
-            [drawn(pictures[f], f, variant) for f in chosen],
+            [drawn(pictures[f], f, variant) for f in chosen if f in pictures],
         )
         for variant in sorted(evaluated.poses, reverse=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from glpose.data.dataset import open_video
@@ -39,9 +40,13 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
     video = open_video(context.video(unit))
     table = read_table(context.output("detect", unit), "proposals")
     frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
-    maps = extract_video(unit, video.frames, frames, boxes, shared, options, context.config.runtime.batch_size)
+    unreadable = [frame for frame, _ in context.commit("detect", unit).meta["unreadable"]]
+    batch_size = context.config.runtime.batch_size
     proposal = 0
-    with FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer:
+    with (
+        closing(extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable)) as maps,
+        FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer,
+    ):
         for proposal, (key, local) in enumerate(maps):
             try:
                 writer.append(key, local)
@@ -49,7 +54,7 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
                 raise DataError(f"video {unit!r}, proposal {proposal}: {error}") from None
     write_table(attempt.path, "proposals", table)
     attempt.meta = {"proposals": len(table), "space": shared.space, "backbone": shared.name}
-    return ""
+    return "; ".join(shared.limit.told())
 
 
 def finish(context: Context) -> list[str]:
@@ -71,4 +76,5 @@ STAGE = Stage(
     prepare=prepare,
     make=make,
     finish=finish,
+    distributed=True,
 )

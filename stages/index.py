@@ -170,4 +170,5 @@ STAGE = Stage(
     prepare=prepare,
     make=make,
     finish=finish,
+    distributed=True,
 )

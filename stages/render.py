@@ -55,4 +55,5 @@ STAGE = Stage(
     prepare=nothing,
     make=make,
     finish=no_lines,
+    distributed=True,
 )

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
 from stages import detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
-from stages.console import counting, say
+from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
-from store.errors import (
-    AlreadyCommitted,
-    DataError,
-    DiskFull,
-    GLPoseError,
-    NotCommitted,
-    RecordMismatch,
-    StoreError,
-)
+from stages.unit import Task, make_here
+from stages.workers import Workers
+from store.errors import ClusterError, DataError, DiskFull, GLPoseError, NotCommitted, RecordMismatch, StoreError
 from store.folder import Commit
 from store.places import check_reachable, publish_if_absent, read_json
 from store.record import Record, canonical_json, difference, fingerprint, make_record
@@ -45,7 +40,8 @@ class UnitsFailed(GLPoseError):
 class Survey:
     """What a stage has and what it lacks.
 
-    stale: finished, but from inputs that have changed since. broken: units whose inputs cannot be read, and why.
+    stale: finished, but from inputs that have changed since. broken: units whose inputs cannot be read, and why; of
+    missing ones only where they have been looked at.
     """
 
     record: Record
@@ -53,7 +49,6 @@ class Survey:
     done: dict[str, Commit]
     missing: list[str]
     stale: dict[str, Commit]
-    inputs: dict[str, str] = field(repr=False, default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -82,9 +77,11 @@ def expected_record(stage: Stage, config: PipelineConfig) -> Record:
     return make_record(stage.name, stage.version, stage.parameters(config), after)
 
 
-def survey(stage: Stage, context: Context) -> Survey:
+def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
     """Compare what a stage has on disk with what this run asks for. NotCommitted where a stage before is not finished,
     RecordMismatch where it was run with other parameters.
+
+    look: open missing units too, to tell which of them cannot be made; a run finds that out as it makes them.
     """
     record = expected_record(stage, context.config)
     for name in stage.after(context.config):
@@ -101,30 +98,32 @@ def survey(stage: Stage, context: Context) -> Survey:
             )
     folder = context.folder(stage.name)
     commits = folder.commits(record)
-    inputs: dict[str, str] = {}
+    done: dict[str, Commit] = {}
+    stale: dict[str, Commit] = {}
+    missing: list[str] = []
     broken: dict[str, str] = {}
     for unit in stage.units(context, False):
+        commit = commits.get(unit)
         try:
-            inputs[unit] = stage.inputs(context, unit)
+            inputs = stage.inputs(context, unit) if commit or look else ""
         except (DataError, NotCommitted) as error:  # one video that failed must not keep the others waiting
             broken[unit] = str(error)
-    return Survey(
-        record=record,
-        in_force=folder.record_in_force(),
-        done={unit: commits[unit] for unit in inputs if unit in commits and commits[unit].inputs == inputs[unit]},
-        missing=[unit for unit in inputs if unit not in commits],
-        stale={unit: commits[unit] for unit in inputs if unit in commits and commits[unit].inputs != inputs[unit]},
-        inputs=inputs,
-        broken=broken,
-    )
+            continue
+        if commit is None:
+            missing.append(unit)
+        else:
+            (done if commit.inputs == inputs else stale)[unit] = commit
+    return Survey(record, folder.record_in_force(), done, missing, stale, broken)
 
 
-def run_stage(stage: Stage, context: Context, console: Console, *, force: bool = False) -> None:
-    """Make a stage's missing units. RecordMismatch if it was run with other parameters and `force` is not given;
-    UnitsFailed at the end if a unit could not be made.
+def run_stage(
+    stage: Stage, context: Context, console: Console, *, workers: Workers | None = None, force: bool = False
+) -> None:
+    """Make a stage's missing units, on `workers` if there are any. RecordMismatch if it was run with other parameters
+    and `force` is not given; UnitsFailed at the end if a unit could not be made.
     """
     claim_folder(context)
-    found = survey(stage, context)
+    found = survey(stage, context, look=False)
     folder = context.folder(stage.name)
     if found.in_force is not None and found.changes and not folder.commits(found.in_force):
         folder.put_in_force(found.record, expected=found.in_force)  # nothing was ever made with the old one
@@ -135,7 +134,7 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
     _tell(console, stage, found)
     failures = dict(found.broken)
     if found.todo:
-        failures |= _make_units(stage, context, found, console)
+        failures |= _make_units(stage, context, found, console, workers)
 
     commits = folder.commits(found.record)
     everything = stage.units(context, True)
@@ -152,16 +151,20 @@ def run_stage(stage: Stage, context: Context, console: Console, *, force: bool =
             "\n".join([f"{stage.name}: {len(failures)} of {total} failed, the others are finished:", *lines])
         )
     if not missing or not found.changes:
-        folder.link_latest(found.record)
+        folder.link_latest(commits)
         for line in stage.finish(context):
             say(console, line)
 
 
 def run_stages(stages: Sequence[Stage], context: Context, console: Console, *, force: bool = False) -> None:
     """Run stages in order; the first one with a failed unit is the last."""
-    for stage in stages:
-        # videos are listed anew for every stage: render brings them into being
-        run_stage(stage, Context(context.config, context.pattern), console, force=force)
+    with Workers(context.config, console) as workers:
+        for stage in stages:
+            if not stage.distributed:
+                workers.close()  # they would hold memory, of GPUs too, that training needs
+            crew = workers if stage.distributed and context.config.cluster.kind != "none" else None
+            # videos are listed anew for every stage: render brings them into being
+            run_stage(stage, Context(context.config, context.pattern), console, workers=crew, force=force)
 
 
 def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
@@ -209,33 +212,50 @@ def check_owner(context: Context) -> None:
         )
 
 
-def _make_units(stage: Stage, context: Context, found: Survey, console: Console) -> dict[str, str]:
+def _make_units(
+    stage: Stage, context: Context, found: Survey, console: Console, workers: Workers | None
+) -> dict[str, str]:
     """Make what is to do; reasons of what failed, by unit."""
-    folder = context.folder(stage.name)
-    shared = stage.prepare(context)
     failures: dict[str, str] = {}
+    make = workers.make if workers else make_here
     with counting(console) as progress:
-        task = progress.add_task(stage.name, total=len(found.todo))
-        for unit in found.todo:
-            progress.update(task, description=f"{stage.name} {unit}")
-            stale = found.stale.get(unit)
-            if stale is None and folder.is_finished(found.record, unit):  # looked at again: units take long
-                say(progress.console, f"  {unit} of {stage.name} was finished by another run meanwhile; kept that one")
-                progress.advance(task)
-                continue
-            try:
-                with folder.writing(found.record, unit, found.inputs[unit], replace=stale) as attempt:
-                    line = stage.make(context, shared, unit, attempt)
-                if line:
-                    say(progress.console, f"  {unit}: {line}")
-            except AlreadyCommitted as other:
-                say(progress.console, f"  {other}; kept that one")
-            except DiskFull:
-                raise
-            except GLPoseError as error:
-                failures[unit] = str(error)
-            progress.advance(task)
+        tally = Tally(progress, stage.name, len(found.todo))
+        order = _longest_first(stage, context, found.todo) if workers else found.todo
+        tasks = [Task(unit, found.stale.get(unit)) for unit in order]
+        try:
+            with closing(make(stage, context, found.record, tasks, tally)) as outcomes:
+                for outcome in outcomes:
+                    tally.end(outcome.unit, outcome.people, failed=outcome.status == "failed")
+                    if outcome.status == "made" and outcome.line:
+                        say(progress.console, f"  {outcome.unit}: {outcome.line}")
+                    elif outcome.status == "kept":
+                        say(progress.console, f"  {outcome.line}; kept that one")
+                    elif outcome.status == "failed":
+                        failures[outcome.unit] = outcome.line
+                    elif outcome.status == "disk full":
+                        raise DiskFull(outcome.line)
+                    elif outcome.status == "unfit":
+                        raise ClusterError(outcome.line)
+        except KeyboardInterrupt:
+            begun = len(tally.running)
+            say(
+                progress.console,
+                f"  {tally.done} of {tally.total} done, {begun} had begun, {tally.total - tally.done - begun} had not",
+            )
+            raise
     return failures
+
+
+def _longest_first(stage: Stage, context: Context, units: list[str]) -> list[str]:
+    """Units in the order to make them: those with most people, or frames, first, as far as a stage before has counted.
+
+    A long video that comes last keeps one worker busy and all others waiting.
+    """
+    sizes: dict[str, int] = {}
+    for name in stage.after(context.config):
+        for unit, commit in context.commits(name).items():
+            sizes[unit] = commit.meta.get("proposals", commit.meta.get("frames", 0))
+    return sorted(units, key=lambda unit: -sizes.get(unit, 0))
 
 
 def _tell(console: Console, stage: Stage, found: Survey) -> None:

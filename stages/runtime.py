@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
+
+import cv2
 import torch
 
 from glpose.options import RuntimeOptions
 from store.errors import ConfigError
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds that it may use of every so many, or "max"
+
 
 def choose_device(options: RuntimeOptions) -> torch.device:
     """The device to compute on; also sets the number of CPU threads. ConfigError for a device that is not there."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), given_cores()))
+    cv2.setNumThreads(1)  # frames and crops are small, and its threads would stand in the way of torch's
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,3 +27,13 @@ def choose_device(options: RuntimeOptions) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"runtime.device = {options.device!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def given_cores(quota: Path = CPU_QUOTA) -> int:
+    """Cores that this process may use, at least 1: by its affinity and its container's quota, not the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        used, period = quota.read_text().split()
+        return max(1, min(cores, math.ceil(int(used) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores

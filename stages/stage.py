@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ class Context:
 
     config: PipelineConfig
     pattern: str = "*"  # shell pattern of video names (--videos)
+    found: tuple[VideoRef, ...] = ()  # videos that have been found already, where no others are asked for
+
+    def of(self, found: tuple[VideoRef, ...]) -> Context:
+        """The same run about videos that have been found already; it keeps what this one has read of all of them."""
+        other = replace(self, found=found)
+        kept = {"all_videos", "features", "split_digests"}
+        vars(other).update({name: value for name, value in vars(self).items() if name in kept})
+        return other
 
     def folder(self, stage: str) -> StageFolder:
         """Outputs of a stage."""
@@ -56,7 +64,7 @@ class Context:
 
     @cached_property
     def _by_name(self) -> dict[str, VideoRef]:
-        return {ref.name: ref for ref in self.all_videos}
+        return {ref.name: ref for ref in self.found or self.all_videos}
 
     def commits(self, stage: str) -> dict[str, Commit]:
         """What a stage has finished, by unit; empty before it was ever begun."""
@@ -97,7 +105,7 @@ class Stage:
     after: the stages that it reads. parameters: the options that change its results, as plain data (digests in place of
     files). units: names of the units of all videos, or of those of this run. inputs: digest of what one unit is made
     from. prepare: what all units share, made once (a loaded network). make: fill one attempt; returns one line to tell,
-    or "". finish: after all units, returns lines to print.
+    or "". finish: after all units, returns lines to print. distributed: whether `cluster` may make its units.
     """
 
     name: str
@@ -109,6 +117,7 @@ class Stage:
     prepare: Callable[[Context], Any]
     make: Callable[[Context, Any, str, Attempt], str]
     finish: Callable[[Context], list[str]]
+    distributed: bool = False
 
 
 def video_units(context: Context, everything: bool) -> list[str]:

@@ -196,4 +196,4 @@ def _import_unit(
 def _finish(stage: StageFolder, record: Record, table: str) -> None:
     """What a stage does when all its units are there."""
     merge_tables(stage, stage.commits(record), table)
-    stage.link_latest(record)
+    stage.link_latest(stage.commits(record))

@@ -10,6 +10,7 @@ GLPoseError
 ├── DataError           videos, frames, annotations or boxes that cannot be used
 ├── CheckpointError     weights that do not fit, or features of another backbone
 ├── TrainingError       training that cannot start or cannot go on
+├── ClusterError        workers, or a scheduler, that cannot be started, reached or used
 └── ConfigError         pipelines.yaml, --set or a command line that cannot be understood
 """
 
@@ -54,6 +55,10 @@ class CheckpointError(GLPoseError):
 
 class TrainingError(GLPoseError):
     """Training that cannot start or cannot go on."""
+
+
+class ClusterError(GLPoseError):
+    """Workers, or a scheduler, that cannot be started, reached or used; what is finished stays."""
 
 
 class ConfigError(GLPoseError):

@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +29,7 @@ from typing import Any
 from store.atomic import is_disk_full, parse_json
 from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal, sweep_leftovers
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
-from store.places import Place, publish_if_absent, read_text, remove_if, remove_tree, sizes, swap, texts
+from store.places import Place, publish_if_absent, read_json, read_text, remove_if, remove_tree, sizes, swap, texts
 from store.record import Record, file_digest, fingerprint
 
 FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
@@ -90,9 +90,16 @@ class StageFolder:
 
     def begin(self, record: Record) -> None:
         """Note a record; it comes into force at once if the stage has none yet."""
-        digest = fingerprint(record)
-        publish_if_absent(self.path / "records" / f"{digest[:16]}.json", json.dumps(record, indent=1))
+        publish_if_absent(self._record_path(fingerprint(record)), json.dumps(record, indent=1))
         publish_if_absent(self.path / "stage.json", _pointer(record))
+
+    def begun(self, digest: str) -> Record:
+        """A record that was begun, by its fingerprint. NotCommitted where it never was."""
+        path = self._record_path(digest)
+        record = read_json(path)
+        if not isinstance(record, dict) or fingerprint(record) != digest:
+            raise CorruptData(f"{path} is damaged; delete it and run the stage again")
+        return record
 
     def put_in_force(self, record: Record, expected: Record) -> None:
         """Move the pointer from `expected` to `record`. StoreError if another run has moved it meanwhile."""
@@ -168,13 +175,13 @@ class StageFolder:
         if _commit(path, text).attempt == commit.attempt:
             remove_if(path, text)
 
-    def link_latest(self, record: Record) -> None:
-        """Make `latest/UNIT` point at what the record's commits name; not in S3, which has no links."""
+    def link_latest(self, commits: Mapping[str, Commit]) -> None:
+        """Make `latest/UNIT` point at what these commits name; not in S3, which has no links."""
         folder = self.path / "latest"
         if not isinstance(folder, Path):
             return
         folder.mkdir(exist_ok=True)
-        for unit, commit in self.commits(record).items():
+        for unit, commit in commits.items():
             target = Path("..") / "data" / unit / commit.attempt
             link = folder / unit
             if link.is_symlink() and link.readlink() == target:
@@ -247,6 +254,9 @@ class StageFolder:
         old = read_text(path) if path.exists() else ""
         if not old or _commit(path, old).attempt != replace.attempt or not swap(path, old, text):
             raise AlreadyCommitted(f"{commit.unit!r} of {self.path.name} was replaced by another run meanwhile")
+
+    def _record_path(self, digest: str) -> Place:
+        return self.path / "records" / f"{digest[:16]}.json"
 
     def _commit_folder(self, record: Record) -> Place:
         return self.path / "commit" / fingerprint(record)[:16]

@@ -127,8 +127,8 @@ def texts(folder: Place, pattern: str) -> dict[str, str]:
         found = [path.path for path in folder.glob(pattern) if not path.name.startswith(".")]
         contents = cast(dict[str, bytes], folder.fs.cat(found)) if found else {}
         return {name.rsplit("/", 1)[-1]: contents[name].decode("utf-8", "replace") for name in sorted(contents)}
-    paths = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-    return {path.name: read_text(path) for path in paths}
+    paths = {path.name: path for path in folder.glob(pattern) if not path.name.startswith(".")}
+    return {name: read_text(paths[name]) for name in sorted(paths)}  # names compare far faster than paths
 
 
 def sizes(folder: Place) -> dict[str, int]:

@@ -101,11 +101,13 @@ def read_tables(
 def _row_groups(stage: StageFolder, commits: Mapping[str, Commit], name: str) -> Iterator[pa.Table]:
     """Rows in video order, at least ROW_GROUP at a time, except for the last."""
     parts: list[pa.Table] = []
+    rows = 0
     for video in sorted(commits):
         parts.append(_read(stage.attempt_path(commits[video]) / f"{name}.parquet", name, None))
-        if sum(map(len, parts)) >= ROW_GROUP:
+        rows += len(parts[-1])
+        if rows >= ROW_GROUP:
             yield pa.concat_tables(parts)
-            parts = []
+            parts, rows = [], 0
     if parts:
         yield pa.concat_tables(parts)
 

@@ -20,6 +20,7 @@ import pytest
 import scipy.io
 from posetrack_builders import POSE, person, random_video, video17
 
+from glpose.box_sources import annotated_boxes
 from glpose.data import annolist_mat, posetrack17, posetrack18
 from glpose.data.annotations import read_annotation_json
 from glpose.data.dataset import Video, VideoRef, ground_truth, inputs_digest, open_video
@@ -154,7 +155,7 @@ def test_its_head_boxes_are_those_of_its_json(bonn: tuple[VideoRef, Video], shar
 def test_it_is_proposed_and_scored_like_any_video(bonn: tuple[VideoRef, Video], tmp_path: Path) -> None:
     ref, video = bonn
     assert video.annotations is not None
-    table, _ = propose(video, {"eval": None}, 0.2)
+    table = propose(video, {"eval": annotated_boxes}, 0.2).table
     assert len(table) == 164 and set(table["source"]) == {"annotation"}
     poses = np.where(video.annotations.keypoints[..., 2:] > 0, video.annotations.keypoints, np.nan)
     rows = slice(3 * 4, 20 * 4)  # four people in each frame

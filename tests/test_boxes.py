@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glpose.box_sources import annotated_boxes, boxes_of_file
 from glpose.data.annotations import Annotations
 from glpose.data.boxes import BoxFile, read_box_file
 from glpose.data.dataset import Video, open_video
@@ -30,7 +31,7 @@ class BlackFrames:
 
     names: list[str]
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         return ((frame, np.zeros((HEIGHT, WIDTH, 3), np.uint8)) for frame in sorted(set(wanted)))
 
     def size(self) -> tuple[int, int]:
@@ -154,7 +155,8 @@ def test_boxes_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
         {"bbox": [199.5, 10, 20, 20]}, {"score": 0.19}, {"score": 0.0},
     ]  # fmt: skip
     entries = [entry(score=0.2), *(entry() | change for change in bad), entry(bbox=[-10, 50, 500, 100])]
-    table, left_out = propose(video(), {"train": None, "eval": box_file(tmp_path, entries)}, 0.2)
+    proposals = propose(video(), {"train": annotated_boxes, "eval": boxes_of_file(box_file(tmp_path, entries))}, 0.2)
+    table, left_out = proposals.table, proposals.left_out
     assert left_out == {"with NaN": 3, "of no area or outside the frame": 5, "below score 0.2": 2}
     assert table[BOX].to_numpy().tolist() == [[10, 20, 40, 60], [0, 50, WIDTH, HEIGHT]]  # clipped to the frame
     assert np.isfinite(table["score"].to_numpy()).all()
@@ -163,7 +165,8 @@ def test_boxes_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_boxes_of_a_file_by_name_or_image_id(tmp_path: Path) -> None:
     entries = [entry("images/v/000002.jpg"), entry(1001, "image_id", score=0.5), entry(score=0.25), entry("w/0.jpg")]
     annotated = video([])
-    table, left_out = propose(annotated, {"train": None, "eval": box_file(tmp_path, entries)}, 0.0)
+    proposals = propose(annotated, {"train": annotated_boxes, "eval": boxes_of_file(box_file(tmp_path, entries))}, 0.0)
+    table, left_out = proposals.table, proposals.left_out
     assert table["frame"].tolist() == [0, 1, 2]
     assert table["score"].tolist() == [0.25, 0.5, 0.9]
     assert table["proposal"].tolist() == [0, 1, 2]
@@ -173,7 +176,8 @@ def test_boxes_of_a_file_by_name_or_image_id(tmp_path: Path) -> None:
 
 def test_annotated_boxes_keep_their_people() -> None:
     boxes = [[0, 0, 10, 10], [5, 5, 300, 50], [np.nan] * 4]
-    table, left_out = propose(video(boxes, frame=[0, 2, 2]), {"train": None, "eval": None}, 0.9)
+    proposals = propose(video(boxes, frame=[0, 2, 2]), {"train": annotated_boxes, "eval": annotated_boxes}, 0.9)
+    table, left_out = proposals.table, proposals.left_out
     assert table[BOX].to_numpy().tolist() == [[0, 0, 10, 10], [5, 5, 200, 50]]
     assert table["person"].tolist() == [0, 1] and set(table["score"]) == {1.0}
     assert left_out == {"with NaN": 1}
@@ -184,7 +188,9 @@ def test_only_frames_of_splits_have_proposals(tmp_path: Path) -> None:
     boxes = [[0, 0, 10 + k, 10] for k in range(4)]
     entries = [entry(f"images/v/{k:06}.jpg") for k in range(4)]
     annotated = video(boxes, splits="t-ee", frame=[0, 1, 2, 3])
-    table, _ = propose(annotated, {"train": None, "eval": box_file(tmp_path, entries)}, 0.2)
+    table = propose(
+        annotated, {"train": annotated_boxes, "eval": boxes_of_file(box_file(tmp_path, entries))}, 0.2
+    ).table
     assert table["frame"].tolist() == [0, 2, 3]
     assert table["split"].tolist() == ["train", "eval", "eval"]
     assert table["source"].tolist() == ["annotation", "file:boxes.json", "file:boxes.json"]
@@ -192,9 +198,10 @@ def test_only_frames_of_splits_have_proposals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["annotations", "file", "no split"])
 def test_a_video_without_people(tmp_path: Path, source: str) -> None:
-    boxes = box_file(tmp_path, [entry("elsewhere.jpg")]) if source == "file" else None
+    boxes = boxes_of_file(box_file(tmp_path, [entry("elsewhere.jpg")])) if source == "file" else annotated_boxes
     nobody = video([], splits="---" if source == "no split" else "eee")
-    table, left_out = propose(nobody, {"train": None, "eval": boxes}, 0.2)
+    proposals = propose(nobody, {"train": annotated_boxes, "eval": boxes}, 0.2)
+    table, left_out = proposals.table, proposals.left_out
     assert table.empty and left_out == {}
     write_table(tmp_path, "proposals", table)
     assert list(read_table(tmp_path, "proposals").columns) == PROPOSALS.names
@@ -202,14 +209,14 @@ def test_a_video_without_people(tmp_path: Path, source: str) -> None:
 
 def test_annotations_that_are_not_there() -> None:
     with pytest.raises(DataError, match=r"video 'v' has no annotations: give boxes with detect\.eval\.source=file"):
-        propose(video(), {"train": None, "eval": None}, 0.2)
+        propose(video(), {"train": annotated_boxes, "eval": annotated_boxes}, 0.2)
 
 
 def test_published_detections_fit_the_posetrack18_sample(shared_data: Path) -> None:
     root = shared_data / "real" / "posetrack18_sample"
     boxes = read_box_file(root / "annotations" / "test_posetrack18_human_detections.json")
     videos = [open_video(ref) for ref in list_videos(PoseTrack18Data(root=root, train=None))]
-    tables = [propose(one, {"train": None, "eval": boxes}, 0.2)[0] for one in videos]
+    tables = [propose(one, {"train": annotated_boxes, "eval": boxes_of_file(boxes)}, 0.2).table for one in videos]
     scores = np.concatenate([table["score"].to_numpy() for table in tables])
     assert len(scores) == (boxes.scores >= 0.2).sum() > 20
     assert all(len(table) for table in tables)

@@ -231,7 +231,7 @@ def test_other_networks_are_refused(theirs: Tensors) -> None:
     assert "8 unknown (roi_head.bbox_head." in text
 
     deeper = theirs | {"backbone.layer3.35.conv1.weight": torch.ones(3)}
-    assert "another backbone than resnet18_narrow, resnet50," in message(deeper)
+    assert "another backbone than resnet18_half, resnet18_narrow, resnet50," in message(deeper)
     assert "36 blocks in layer3, conv2 of layer1 (64, 64, 3, 3)" in message(deeper)
     assert "holds 2 detectors, under student., teacher.: pass a dict of one" in message(
         prefixed(theirs, "student.") | prefixed(theirs, "teacher.")

@@ -381,7 +381,7 @@ def test_sides_change_by_at_most_a_thousand_sixteenths() -> None:
 
 
 def test_unknown_networks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one of resnet18_narrow, resnet50, .* resnet51"):
+    with pytest.raises(ValueError, match=r"one of resnet18_half, resnet18_narrow, resnet50, .* resnet51"):
         CascadeRCNN("resnet51")
     with pytest.raises(ValueError, match="num_classes >= 1"):
         CascadeRCNN("resnet50", num_classes=0)

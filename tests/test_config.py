@@ -16,7 +16,7 @@ from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
-GROUPS = ("detect", "extract", "index", "train", "eval", "pretrain", "runtime")
+GROUPS = ("detect", "extract", "index", "train", "eval", "pretrain", "train_detector", "runtime", "cluster")
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
     "detect.train.file", "detect.eval.file", "extract.width", "train.heads.width", "eval.pck.alpha", "eval.pck.size",
@@ -286,6 +286,11 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
         ("data.trian_clips=3", "data.trian_clips: unknown key; did you mean 'train_clips'?"),
         ("data.kind=foldr", "data.kind: there is no 'foldr'; did you mean 'folder'?"),
         ("data=3", "data.kind: is missing; valid are posetrack18, posetrack17,"),
+        ("cluster.kind=lokal", "cluster.kind: there is no 'lokal'; did you mean 'local'?"),
+        ("cluster=local", "cluster.kind: is missing; valid are none, local, address, slurm"),
+        ("cluster={kind: local, wokers: 2}", "cluster.wokers: unknown key; did you mean 'workers'?"),
+        ("cluster={kind: address, address: here}", "cluster: address 'here' is none of a Dask scheduler"),
+        ("cluster.kind=address", "cluster.address: is missing; give it with --set cluster.address=VALUE"),
         ("data.kind=posetrack18", "data.root: is missing; give it with --set data.root=VALUE"),
         ("name=x", "name is what -p says"),
         ("index=4", "index: is a block of options (n, scope,"),

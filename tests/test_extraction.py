@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy_reference as reference
 import pytest
@@ -14,12 +20,15 @@ import torch
 import zarr
 from torch import Tensor
 
+from glpose.ahead import ahead
+from glpose.crops import normalise, warp_crops
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, local_offsets, source_frames
 from glpose.geometry import crop_affine, crop_frame, normalise_crops, warp_crop
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions, HeadOptions
+from stages.runtime import given_cores
 from store.errors import CheckpointError, DataError
 from store.features import GROUP, FeatureWriter
 
@@ -43,7 +52,7 @@ class Clip:
         coarse = np.random.default_rng(frame).integers(0, 256, (15, 20, 3), dtype=np.uint8)
         return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         for frame in sorted(set(wanted)):
             self.decoded[frame] += 1
             yield frame, self.image(frame)
@@ -131,6 +140,11 @@ def crop_by_crop(net: HRNet, frames: np.ndarray, k: int, edge: str) -> tuple[np.
 )
 def test_source_frames_at_the_edges(edge: str, frame: int, wanted: list[int]) -> None:
     assert source_frames(np.array([frame]), LENGTH, 2, edge).tolist() == [wanted]
+
+
+@pytest.mark.parametrize(("edge", "wanted"), [("repeat_key", [1, 1, 1, 2, 1]), ("clamp", [1, 1, 1, 2, 1])])
+def test_the_key_frame_stands_for_unreadable_ones(edge: str, wanted: list[int]) -> None:
+    assert source_frames(np.array([1]), LENGTH, 2, edge, unreadable=[0, 3]).tolist() == [wanted]
 
 
 def test_source_frames_of_a_clip_of_one_frame() -> None:
@@ -361,3 +375,163 @@ def test_a_backbone_is_no_heads(checkpoint: Path, tmp_path: Path) -> None:
         load_heads(checkpoint, space="a")
     with pytest.raises(CheckpointError, match="absent"):
         load_heads(tmp_path / "absent.safetensors", space="a")
+
+
+# ---------------------------------------------------------------------------------------------- all at the same time
+def test_work_done_ahead_is_the_same_work() -> None:
+    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert list(ahead(iter(()), 1)) == []
+    assert list(ahead(ahead((n for n in range(20)), 1), 2)) == list(range(20))
+
+
+def threads_ahead() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_an_error_comes_in_its_place_and_leaves_no_thread() -> None:
+    def failing() -> Iterator[int]:
+        yield from (1, 2)
+        raise DataError("the third is damaged")
+
+    seen = []
+    with pytest.raises(DataError, match="the third is damaged"):
+        for item in ahead(ahead(failing(), 1), 1):
+            seen.append(item)
+    assert seen == [1, 2] and threads_ahead() == []
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_consumer_that_stops_stops_the_work(depth: int) -> None:
+    made: list[int] = []
+    closed: list[str] = []
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                made.append(len(made))
+                yield len(made)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    items = ahead(ahead(endless(), depth), depth)
+    assert next(items) == 1
+    items.close()
+    assert threads_ahead() == [] and closed == ["ahead"] and len(made) <= 2 * depth + 5
+
+
+def test_nothing_is_made_ahead_beyond_the_depth() -> None:
+    made: list[int] = []
+
+    def counted() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    items = ahead(counted(), 3)
+    next(items)
+    time.sleep(0.3)
+    assert len(made) == 5  # one taken, three ready, one in hand
+    items.close()
+
+
+def test_an_early_end_of_extraction_leaves_no_thread(backbone: Backbone) -> None:
+    maps = extract_video("v", Clip(), FRAMES, boxes(len(FRAMES)), backbone, options(), 2)
+    next(iter(maps))
+    maps.close()
+    assert threads_ahead() == []
+
+
+def test_a_frame_that_fails_while_others_are_computed(backbone: Backbone) -> None:
+    class Failing(Clip):
+        def image(self, frame: int) -> np.ndarray:
+            if frame == 3:
+                raise DataError("frame 3 cannot be decoded")
+            return super().image(frame)
+
+    with pytest.raises(DataError, match="frame 3 cannot be decoded"):
+        list(extract_video("v", Failing(), FRAMES, boxes(len(FRAMES)), backbone, options(), 2))
+    assert threads_ahead() == []
+
+
+def test_a_network_that_fails_while_frames_wait(backbone: Backbone) -> None:
+    def features(images: Tensor) -> Tensor:
+        raise RuntimeError("the network failed")
+
+    backbone.net.features = features  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(RuntimeError, match="the network failed"):
+        list(extract_video("v", Clip(), FRAMES, boxes(len(FRAMES)), backbone, options(), 1))
+    del backbone.net.features
+    assert threads_ahead() == []
+
+
+def test_batches_that_a_gpu_does_not_hold_are_halved(net: HRNet) -> None:
+    own = Backbone(fold_batch_norm(net), "hrnet_w8", "space", torch.device("cpu"))
+    whole = list(extract_video("v", Clip(), FRAMES, boxes(len(FRAMES)), own, options(), 3))
+    compute, sizes = own.net.features, []
+
+    def features(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(images)
+
+    own.net.features = features  # pyright: ignore[reportAttributeAccessIssue]
+    halved = list(extract_video("v", Clip(), FRAMES, boxes(len(FRAMES)), own, options(), 6))
+    assert sizes[:3] == [6, 3, 3] and max(sizes[1:]) == 3
+    assert own.limit.told() == [
+        "the GPU's memory does not hold 6 crops at once: going on with 3 (runtime.batch_size)"
+    ] and own.limit.told() == []  # fmt: skip
+    for (key, local), (other_key, other_local) in zip(whole, halved, strict=True):
+        np.testing.assert_allclose(key, other_key, atol=1e-5)
+        np.testing.assert_allclose(local, other_local, atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------- as a GPU would do it
+@pytest.mark.parametrize("rotation", [0.0, 33.0])
+@pytest.mark.parametrize("box", [(20, 10, 90, 80), (-30, 50, 60, 140), (100, 70, 104, 79), (0, 0, 160, 120)])
+def test_crops_warped_by_torch_are_opencv_s(box: tuple[float, ...], rotation: float) -> None:
+    frame = Clip().image(3)
+    region = crop_frame(np.array(box, float), CROP, 1.25)
+    affines = [crop_affine(region, CROP, rotation), crop_affine(region * [1.1, 0.9, 1.3], CROP, rotation)]
+    crops = warp_crops(torch.from_numpy(frame), affines, CROP).numpy().astype(int)
+    for crop, affine in zip(crops, affines, strict=True):
+        difference = np.abs(crop - warp_crop(frame, affine, CROP).astype(int))
+        if int(cv2.__version__.split(".")[0]) >= 5:
+            assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+        else:  # rounds coordinates to 1/32 px
+            assert difference.mean() < 1
+
+
+def test_normalising_on_a_device_is_the_same() -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (3, *CROP, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(normalise(torch.from_numpy(crops)).numpy(), normalise_crops(crops))
+
+
+def test_lower_precision_is_close_and_of_the_same_space(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "net.safetensors"
+    save_checkpoint(checkpoint, new_hrnet().state_dict(), {})
+    exact, rough = (
+        load_backbone(options(checkpoint=str(checkpoint), precision=precision), torch.device("cpu"))
+        for precision in ("float32", "bfloat16")
+    )
+    assert rough.dtype == torch.bfloat16 and rough.space == exact.space
+    maps = [list(extract_video("v", Clip(), FRAMES[:3], boxes(3), own, options(), 4)) for own in (exact, rough)]
+    for (key, local), (other_key, other_local) in zip(*maps, strict=True):
+        for a, b in ((key, other_key), (local, other_local)):
+            assert b.dtype == np.float32 and 0 < np.linalg.norm(a - b) < 0.03 * np.linalg.norm(a)
+
+
+# ------------------------------------------------------------------------------------------------------------ threads
+@pytest.mark.parametrize(("quota", "cores"), [("100000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", None)])
+def test_cores_are_those_given(tmp_path: Path, quota: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    everything = given_cores(tmp_path / "absent")
+    assert 1 <= everything <= (os.cpu_count() or 1)
+    assert given_cores(tmp_path / "cpu.max") == (cores or everything)
+
+
+@pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "stages.runtime"])
+def test_idle_threads_sleep_whatever_is_imported_first(module: str) -> None:
+    code = f"import {module}, os; print(os.environ['OMP_WAIT_POLICY'])"
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    assert subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True).stdout == "PASSIVE\n"

@@ -16,6 +16,7 @@ from rich.console import Console
 from small_pipelines import (
     attempts,
     commit_digests,
+    context,
     glpose_stage,
     snapshot,
     write_backbone,
@@ -129,6 +130,26 @@ def test_order_and_threads_change_nothing(finished: Path, tmp_path: Path) -> Non
         assert code == 0, printed
     faiss.omp_set_num_threads(before)
     assert commit_digests(done.parent / "work")["index"] == wanted
+
+
+def test_workers_make_what_one_process_makes(finished: Path, tmp_path: Path) -> None:
+    done = shutil.copytree(finished, tmp_path / "done", symlinks=True) / "pipelines.yaml"
+    wanted = commit_digests(done.parent / "work")["index"]
+    shutil.rmtree(done.parent / "work" / "index")
+    code, printed = run(done, "index", "--set", "cluster={kind: local, workers: 2, threads: 1, dashboard: false}")
+    assert (code, "  2 workers on this machine" in printed) == (0, True), printed
+    assert commit_digests(done.parent / "work")["index"] == wanted
+    assert run(done, "run")[1].count(" 0 to do") == 5  # the inputs that they noted are those that are looked for
+
+
+def test_what_a_run_has_read_of_all_videos_is_kept_for_each(whole: Path) -> None:
+    """Else every unit on a worker would list the data set and read all commits again."""
+    first = context(whole / "pipelines.yaml")
+    digests = first.split_digests
+    one = first.of((first.video("b"),))
+    assert one.split_digests is digests and one.features is first.features
+    assert one.video("b") == first.video("b") and one.found == (first.video("b"),)
+    assert "split_digests" not in vars(context(whole / "pipelines.yaml").of(()))
 
 
 def test_references_of_other_videos_change_what_is_learnt(finished: Path, tmp_path: Path) -> None:

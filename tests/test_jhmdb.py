@@ -19,6 +19,7 @@ from rich.console import Console
 from small_pipelines import write_backbone
 
 import store
+from glpose.box_sources import annotated_boxes
 from glpose.data import jhmdb
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.data.listing import list_videos
@@ -241,7 +242,7 @@ def test_proposals_record_where_their_boxes_come_from(root: Path):
     shutil.rmtree(root / "puppet_mask" / "catch")
     sources = {}
     for ref in list_videos(JHMDBData(root=root)):
-        table, _ = propose(open_video(ref), {"train": None, "eval": None}, 0.2)
+        table = propose(open_video(ref), {"train": annotated_boxes, "eval": annotated_boxes}, 0.2).table
         assert len(table) == FRAMES
         sources[ref.name] = set(table["source"])
     assert sources == {
@@ -257,7 +258,7 @@ def test_results_say_where_their_boxes_come_from(root: Path, tmp_path: Path):
     for name in ("catch_two", "golf_one"):
         ref = clip_of(root, name)
         video = open_video(ref)
-        table, _ = propose(video, {"train": None, "eval": None}, 0.2)
+        table = propose(video, {"train": annotated_boxes, "eval": annotated_boxes}, 0.2).table
         assert video.annotations is not None
         evaluated.append(EvaluatedVideo(ref, video, 0, FRAMES, table, {"glpose": video.annotations.keypoints}))
     both = score_pck(tmp_path / "both", evaluated, EvalOptions())

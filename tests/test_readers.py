@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from posetrack_builders import NAMES18, POSE, person, video17
 
+from glpose.box_sources import annotated_boxes, boxes_of_file
 from glpose.data import posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
 from glpose.data.boxes import BoxFile
@@ -281,7 +282,7 @@ def test_posetrack21_is_read_and_scored_like_posetrack18(tmp_path: Path) -> None
     notes = video.annotations
     assert notes is not None and notes.labelled.tolist() == [True, False, False, False]
     assert notes.image_ids[3] == "10003420003" and video.frames.size() == (200, 300)
-    table, _ = propose(video, {"eval": None}, 0.2)
+    table = propose(video, {"eval": annotated_boxes}, 0.2).table
     assert table["frame"].tolist() == [0, 1] and table["keypoints"].isna().tolist() == [False, True]
 
     poses = {"glpose": np.stack([notes.keypoints[0], notes.keypoints[0] * [1, 1, 2]])}
@@ -318,7 +319,8 @@ def test_unlabelled_frames_of_posetrack17_give_no_training_proposals(tmp_path: P
     video = open_video(ref)
     assert video.frames.names[0] == "images/bonn_mpii_train_v2_5sec/000001_mpii/00000001.jpg"
     assert video.split.tolist() == ["train"] * 9  # all are there for local crops
-    table, left_out = propose(video, {"train": None}, 0.2)
+    proposals = propose(video, {"train": annotated_boxes}, 0.2)
+    table, left_out = proposals.table, proposals.left_out
     assert table["frame"].tolist() == list(middle) and not left_out
     assert all(points is not None for points in table["keypoints"])
 
@@ -329,9 +331,9 @@ def test_unlabelled_frames_of_posetrack17_stay_in_the_predictions(tmp_path: Path
     names = video.frames.names
     assert video.annotations is not None and video.annotations.labelled.nonzero()[0].tolist() == [0, 4, 8]
     everywhere = BoxFile(Path("boxes.json"), {name: [0] for name in names}, np.array([[5.0, 5, 195, 195]]), np.ones(1))
-    for case, boxes in (("annotated", None), ("detected", everywhere)):
-        table, _ = propose(video, {"eval": boxes}, 0.2)
-        assert table["frame"].tolist() == ([0, 4, 8] if boxes is None else list(range(9)))
+    for case, boxes in (("annotated", annotated_boxes), ("detected", boxes_of_file(everywhere))):
+        table = propose(video, {"eval": boxes}, 0.2).table
+        assert table["frame"].tolist() == ([0, 4, 8] if case == "annotated" else list(range(9)))
         poses = np.repeat(video.annotations.keypoints[:1], len(table), axis=0)
         scores = score_posetrack(
             tmp_path / case, [EvaluatedVideo(ref, video, 0, 9, table, {"glpose": poses})], EvalOptions()

@@ -182,7 +182,7 @@ def test_names_that_are_no_folder_names_are_refused(stage: StageFolder, name: st
 def test_odd_but_sound_names_come_back(stage: StageFolder, name: str) -> None:
     write(stage, name, "x")
     assert list(stage.commits(RECORD)) == [name]
-    stage.link_latest(RECORD)
+    stage.link_latest(stage.commits(RECORD))
     assert (stage.path / "latest" / name / "sub" / "a.txt").read_text() == "x"
 
 
@@ -287,8 +287,8 @@ def test_records_stand_beside_each_other(stage: StageFolder) -> None:
     stage.put_in_force(OTHER, expected=RECORD)  # another run has done the same meanwhile
     with pytest.raises(StoreError, match="other parameters in force meanwhile"):
         stage.put_in_force(make_record("extract", 1, {"k": 1}, {}), expected=RECORD)
-    stage.link_latest(RECORD)
-    stage.link_latest(OTHER)
+    stage.link_latest(stage.commits(RECORD))
+    stage.link_latest(stage.commits(OTHER))
     assert (stage.path / "latest" / "a" / "sub" / "a.txt").read_text() == "k2"
     assert stage.clean() == []
 

@@ -447,7 +447,7 @@ def test_a_newer_format_is_no_damage(tmp_path: Path) -> None:
 
 def test_links_are_noted(tmp_path: Path) -> None:
     stage = small(tmp_path / "s")
-    stage.link_latest(RECORD)
+    stage.link_latest(stage.commits(RECORD))
     assert verify_stage(stage, read_in_force(stage)) == Verdict([])
     link = tmp_path / "s" / "latest" / "clip"
     link.unlink()

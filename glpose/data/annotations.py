@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,8 @@ class Annotations:
 
     frame_names: (F,) image names as the file spells them. image_ids: (F,) ids that box files may use. labelled: (F,)
     bool. frame: (n,) int, 0-based. person: (n,) int track ids, -1 where missing. boxes: (n, 4) float xyxy, frame px,
-    not clipped. keypoints: (n, J, 3) float, flags 0 absent, 1 annotated but not visible, 2 visible.
+    not clipped. keypoints: (n, J, 3) float, flags 0 absent, 1 annotated but not visible, 2 visible. ignored_frame:
+    (m,) int, ignored_boxes: (m, 4) float xyxy, frame px: extents of regions whose people may be unannotated.
     """
 
     joints: JointSet
@@ -31,6 +33,8 @@ class Annotations:
     person: np.ndarray
     boxes: np.ndarray
     keypoints: np.ndarray
+    ignored_frame: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    ignored_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
 
 def read_annotation_json(path: Path) -> dict[str, Any]:
@@ -93,10 +97,11 @@ def assemble(
     image_ids: list[str],
     labelled: list[bool],
     people: list[tuple[int, int, np.ndarray, np.ndarray]],
+    ignored: Sequence[tuple[int, np.ndarray]] = (),
 ) -> Annotations:
     """Sort people (frame, track id, box (4,), keypoints (J, 3)) by frame, keeping the file's order within one.
 
-    A person whose box is missing (NaN) gets the extent of its joints, widened by 30 %.
+    A person whose box is missing (NaN) gets the extent of its joints, widened by 30 %. ignored: (frame, box (4,)).
     """
     people = sorted(people, key=lambda entry: entry[0])
     boxes = np.array([entry[2] for entry in people], np.float64).reshape(-1, 4)
@@ -112,4 +117,14 @@ def assemble(
         person=np.array([entry[1] for entry in people], np.int64),
         boxes=boxes,
         keypoints=keypoints,
+        ignored_frame=np.array([frame for frame, _ in ignored], np.int64),
+        ignored_boxes=np.array([box for _, box in ignored], np.float64).reshape(-1, 4),
     )
+
+
+def region_box(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+    """(4,) xyxy extent of a polygon's corners, px. ValueError where it has none or one is not finite."""
+    corners = np.array([x, y], np.float64)
+    if corners.size == 0 or not np.isfinite(corners).all():
+        raise ValueError("an ignore region has no corners, or one that is not a number")
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)])

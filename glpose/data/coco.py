@@ -17,7 +17,7 @@ PoseTrack18 files look the same but mean other flags: there v = 1 is visible, an
 visible. Read here, they lose their hidden joints and have no visible ones; `posetrack18` is their reader.
 
 Of several categories the one that names most of the joints counts, and of equal ones "person". Crowds (`iscrowd` 1)
-are regions rather than people: they are left out. `videos` that no image belongs to are left out too. Images without
+are regions rather than people: nobody in them is missed. `videos` that no image belongs to are left out. Images without
 a folder and without a video id are frames of one video, called as the file is. https://cocodataset.org/#format-data
 """
 
@@ -75,14 +75,18 @@ def parse(file: CocoFile, video: str, joints: JointSet) -> Annotations:
         categories = {entry["id"] for entry in file.data["categories"]}
     except MALFORMED as error:
         raise DataError(f"{file.path} is malformed: categories: {explain(error)}") from None
-    people = []
+    people, crowds = [], []
     for frame, image in enumerate(frames):
         for row in file.rows[image["id"]]:
             entry = file.data["annotations"][row]
             try:
                 if entry["category_id"] not in categories:
                     raise ValueError(f"there is no category {entry['category_id']!r}")
-                if entry["category_id"] == category["id"] and not _is_crowd(entry):
+                if entry["category_id"] != category["id"]:
+                    continue
+                if _is_crowd(entry):
+                    crowds.append((frame, _box(entry)))
+                else:
                     keypoints = _keypoints(entry, len(category["keypoints"]), columns)
                     people.append((frame, _track(entry), _box(entry), keypoints))
             except MALFORMED as error:
@@ -93,6 +97,7 @@ def parse(file: CocoFile, video: str, joints: JointSet) -> Annotations:
         image_ids=[str(image["id"]) for image in frames],
         labelled=[bool(image.get("is_labeled", True)) for image in frames],
         people=people,
+        ignored=[(frame, box) for frame, box in crowds if np.isfinite(box).all()],
     )
 
 

@@ -69,7 +69,7 @@ def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) ->
     folder = data.root / data.annotations / options.subset
     if not folder.is_dir():
         raise DataError(f"annotation folder {folder} does not exist ({_where(split)})")
-    files = sorted(path for path in folder.iterdir() if not is_hidden(path))
+    files = sorted((path for path in folder.iterdir() if not is_hidden(path)), key=lambda path: path.name)
     paths, root = [path for path in files if path.name.endswith(ANNOTATION_SUFFIXES)], data.root
     if isinstance(data, PoseTrack17Data):
         root = data.root / data.images

@@ -12,6 +12,7 @@ frames lie in several folders is refused: scores pair files by name, so its vide
 | flag 1 annotated, not visible | `is_visible` 0 |
 | flag 2 visible | `is_visible` 1, or not given |
 | box | the joints' extent, widened by 30 % (the files hold head boxes only) |
+| ignored | extents of `ignore_regions[].point` |
 | labelled | the frame has people; other frames are part of the video, for local crops and in predictions |
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain
+from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain, region_box
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from glpose.metrics.posetrack_files import NOT_VISIBLE
 from store.errors import DataError
@@ -47,7 +48,7 @@ def select_frames(data: dict[str, Any], start: int, stop: int) -> dict[str, Any]
 
 
 def _parse(path: Path, data: dict[str, Any]) -> Annotations:
-    names, labelled, people = [], [], []
+    names, labelled, people, ignored = [], [], [], []
     for frame, entry in enumerate(data["annolist"]):
         try:
             names.append(entry["image"][0]["name"])
@@ -57,10 +58,14 @@ def _parse(path: Path, data: dict[str, Any]) -> Annotations:
                 keypoints = _keypoints(rect)
                 if keypoints[:, 2].any():
                     people.append((frame, _track(rect), np.full(4, np.nan), keypoints))
+            for region in entry.get("ignore_regions") or []:
+                if points := region.get("point") or []:
+                    corners = [point["x"][0] for point in points], [point["y"][0] for point in points]
+                    ignored.append((frame, region_box(*corners)))
         except MALFORMED as error:
             raise DataError(f"{path} is malformed: frame {frame}: {explain(error)}") from None
     check_frames(path, names)
-    return assemble(POSETRACK, names, names, labelled, people)
+    return assemble(POSETRACK, names, names, labelled, people, ignored)
 
 
 def _keypoints(rect: dict[str, Any]) -> np.ndarray:

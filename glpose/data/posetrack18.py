@@ -8,6 +8,7 @@
 | flag 1 annotated, not visible | (x, y, 0) |
 | flag 2 visible | (x, y, v > 0) |
 | box | `bbox` (x, y, width, height); the joints' extent where it is missing |
+| ignored | extents of `ignore_regions_x`, `ignore_regions_y` |
 | labelled | `is_labeled`; where it is missing, whether the frame has annotations |
 
 PoseTrack21 has files of this form for the same videos, in posetrack_data/, with more people, a `person_id` across
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain
+from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain, region_box
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from store.errors import DataError
 
@@ -87,7 +88,17 @@ def _parse(path: Path, data: dict[str, Any]) -> Annotations:
     annotated = {frame for frame, *_ in people}
     labelled = [bool(image.get("is_labeled", frame in annotated)) for frame, image in enumerate(images)]
     ids = [str(image["id"]) for image in images]
-    return assemble(POSETRACK, names, ids, labelled, people)
+    ignored = [(frame, box) for frame, image in enumerate(images) for box in _ignored(path, frame, image)]
+    return assemble(POSETRACK, names, ids, labelled, people, ignored)
+
+
+def _ignored(path: Path, frame: int, image: dict[str, Any]) -> list[np.ndarray]:
+    """Extents (4,) of a frame's ignore regions."""
+    xs, ys = image.get("ignore_regions_x") or (), image.get("ignore_regions_y") or ()
+    try:
+        return [region_box(x, y) for x, y in zip(xs, ys, strict=False) if x or y]
+    except MALFORMED as error:
+        raise DataError(f"{path} is malformed: frame {frame}: {explain(error)}") from None
 
 
 def _person(

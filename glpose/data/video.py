@@ -28,10 +28,11 @@ class FrameSource(Protocol):
         """One name per frame, as annotations and predictions spell it."""
         ...
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (frame, (h, w, 3) uint8 BGR) for the wanted 0-based frames, in rising order, each decoded once.
 
-        DataError where a frame is absent or cannot be decoded.
+        DataError where a frame is absent or cannot be decoded; with `unreadable`, such frames are left out, their
+        reasons there.
         """
         ...
 
@@ -52,9 +53,16 @@ class ImageFrames:
     paths: tuple[Path, ...]
     names: list[str]
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         for frame in sorted(set(wanted)):
-            yield frame, self._decode(frame)
+            try:
+                image = self._decode(frame)
+            except DataError as error:
+                if unreadable is None:
+                    raise
+                unreadable[frame] = str(error)
+                continue
+            yield frame, image
 
     def size(self) -> tuple[int, int]:
         height, width = self._decode(0).shape[:2]
@@ -103,7 +111,7 @@ class VideoFileFrames:
     def length(self) -> int:
         return len(self.names)
 
-    def read(self, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         frames = sorted(set(wanted))
         capture = _open_capture(self.video, self.path)
         try:
@@ -113,10 +121,14 @@ class VideoFileFrames:
                     position += 1
                 ok, image = capture.read()
                 if not ok or position != frame:
-                    raise DataError(
+                    reason = (
                         f"video {self.video!r}: frame {frame} of {self.length} cannot be decoded ({self.path}); "
                         "the file has changed or is damaged"
                     )
+                    if unreadable is None:
+                        raise DataError(reason)
+                    unreadable[frame] = reason
+                    continue
                 position += 1
                 yield frame, image
         finally:

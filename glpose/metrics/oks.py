@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
 from glpose.data.json_files import read_json_file
 from glpose.keypoints import JointSet
-from glpose.metrics.oks_files import CATEGORY, Pose, read_annotated, read_predicted
+from glpose.metrics.coco_entries import CATEGORY, as_coco
+from glpose.metrics.oks_files import Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
@@ -109,7 +109,7 @@ def evaluate_content(
         layout, people = read_annotated(annotated, joints, gt_name)
         poses = read_predicted(predicted, layout, pred_name)
         images = [number for number in layout.images.values() if number is not None]
-        scorer = COCOeval(_as_coco(images, people), _as_coco(images, poses), "keypoints")
+        scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
         scorer.params.kpt_oks_sigmas = sigmas
         scorer.params.maxDets = [MAX_POSES]
         scorer.evaluate()
@@ -147,17 +147,8 @@ def format_table(results: Mapping[str, OKSResult]) -> str:
     return f"AP to AR: OKS (COCO); then PCK@{alphas} of max(w, h)\n{text_table(rows)}"
 
 
-def _as_coco(images: list[int], poses: list[Pose]) -> COCO:
-    """The poses as pycocotools indexes them, numbered from 1: an id of 0 means no match to it."""
-    dataset: Any = {
-        "images": [{"id": number} for number in images],
-        "categories": [{"id": CATEGORY}],
-        "annotations": [{**pose.entry, "id": number} for number, pose in enumerate(poses, 1)],
-    }
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
+def _entries(poses: list[Pose]) -> list[dict[str, Any]]:
+    return [pose.entry for pose in poses]
 
 
 def _pck(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointSet, alpha: float) -> PCKResult:

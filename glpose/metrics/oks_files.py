@@ -24,9 +24,9 @@ import numpy as np
 from glpose.data.annotations import MALFORMED, explain, keypoint_boxes
 from glpose.data.coco import choose_category
 from glpose.keypoints import JointSet
+from glpose.metrics.coco_entries import CATEGORY
 from store.errors import DataError
 
-CATEGORY = 1  # what pycocotools knows the scored category as
 BOX_SHARE = 0.53  # area of a person over that of its box (mmpose)
 
 _Value = TypeVar("_Value")

@@ -86,8 +86,8 @@ def _architecture(tensors: Mapping[str, Tensor], where: str) -> str:
     is_conv2 = re.compile(r"backbone\.(body\.)?layer1\.\d\.conv2\.weight")
     convs = sorted({tuple(tensor.shape) for name, tensor in tensors.items() if is_conv2.fullmatch(name)})
     for name, kind in ARCHITECTURES.items():
-        inner = kind.groups * kind.width_per_group
-        if kind.layers[2] == depth and (inner, kind.width_per_group, 3, 3) in convs:
+        inner = kind.groups * kind.width_per_group * kind.stem // 64
+        if kind.layers[2] == depth and (inner, inner // kind.groups, 3, 3) in convs:
             return name
     raise CheckpointError(
         f"{where} has another backbone than {', '.join(ARCHITECTURES)}: "

@@ -36,7 +36,6 @@ ANCHOR_RATIOS = (0.5, 1.0, 2.0)  # height : width
 PROPOSALS = 1000  # kept per level before suppression, and per image after it
 PROPOSAL_NMS = 0.7
 
-
 # What one unit of (dx, dy, dw, dh) means, in sides of the box for the centre, in their logarithm for the sides.
 PROPOSAL_STDS = (1.0, 1.0, 1.0, 1.0)
 STAGE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
@@ -57,10 +56,12 @@ class Architecture:
     width_per_group: int = 64
     channels: int = 256  # of every pyramid level
     hidden: int = 1024  # of the box heads
+    stem: int = 64  # channels of the first convolution, doubled by layer2..layer4
 
 
 ARCHITECTURES = {
-    "resnet18_narrow": Architecture(BasicBlock, (2, 2, 2, 2), channels=64, hidden=128),  # ours, for training on CPUs
+    "resnet18_half": Architecture(BasicBlock, (2, 2, 2, 2), channels=64, hidden=128, stem=32),  # ours, for CPUs
+    "resnet18_narrow": Architecture(BasicBlock, (2, 2, 2, 2), channels=64, hidden=128),
     "resnet50": Architecture(Bottleneck, (3, 4, 6, 3)),
     "resnet101": Architecture(Bottleneck, (3, 4, 23, 3)),
     "resnext101_32x4d": Architecture(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=4),
@@ -80,6 +81,7 @@ class Refined(NamedTuple):
     """What one stage of the cascade makes of N regions, those of a batch's images one after the other."""
 
     logits: Tensor  # (N, num_classes + 1), background last
+    deltas: Tensor  # (N, 4) from the regions to `boxes`, in units of the stage's STAGE_STDS
     boxes: Tensor  # (N, 4), clipped to the image
 
 
@@ -124,6 +126,21 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float], image_siz
     return clip_boxes_to_image(torch.cat([centres - sides / 2, centres + sides / 2], dim=-1), image_size)
 
 
+def encode_boxes(boxes: Tensor, wanted: Tensor, stds: Sequence[float]) -> Tensor:
+    """The deltas (n, 4), in units of `stds`, by which `decode_boxes` makes boxes (n, 4) into the wanted ones (n, 4)."""
+    sides, wanted_sides = boxes[:, 2:] - boxes[:, :2], wanted[:, 2:] - wanted[:, :2]
+    shift = (wanted[:, :2] + wanted[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2 / sides
+    return torch.cat([shift, (wanted_sides / sides).log()], dim=1) / boxes.new_tensor(stds)
+
+
+class Level(NamedTuple):
+    """What the region proposal network says of one pyramid level, whose n anchors go by row, column and ratio."""
+
+    logits: Tensor  # (B, n) of "here is something"
+    deltas: Tensor  # (B, n, 4)
+    anchors: Tensor  # (n, 4)
+
+
 class RegionProposals(nn.Module):
     """The region proposal network (RPN) on P2..P6."""
 
@@ -133,14 +150,25 @@ class RegionProposals(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """Levels (B, channels, h, w) -> per image at most 1000 boxes (n, 4) and their scores (n,), best first."""
-        boxes, scores, level_ids = [], [], []
-        for number, (logits, deltas) in enumerate(zip(*self.head(list(levels)), strict=True)):
+        return self.propose(self.predict(levels), image_size)
+
+    def predict(self, levels: Sequence[Tensor]) -> list[Level]:
+        """Levels (B, channels, h, w) -> what each of their anchors is."""
+        predicted = []
+        for stride, logits, deltas in zip(STRIDES, *self.head(list(levels)), strict=True):
             height, width = logits.shape[-2:]
+            anchors = grid_anchors(height, width, stride, logits.device)
             logits, deltas = logits.float(), deltas.float()  # of lower precision under autocast
-            anchors = grid_anchors(height, width, STRIDES[number], logits.device)
-            found = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()  # (B, h w 3)
+            logits = logits.permute(0, 2, 3, 1).flatten(1)  # (B, h w 3)
             deltas = deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)  # (B, h w 3, 4)
-            found, index = found.topk(min(PROPOSALS, len(anchors)), dim=1)
+            predicted.append(Level(logits, deltas, anchors))
+        return predicted
+
+    def propose(self, predicted: Sequence[Level], image_size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """The best anchors of each image, moved, without those that a better one of their level covers."""
+        boxes, scores, level_ids = [], [], []
+        for number, (logits, deltas, anchors) in enumerate(predicted):
+            found, index = logits.sigmoid().topk(min(PROPOSALS, len(anchors)), dim=1)
             deltas = deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
             boxes.append(decode_boxes(anchors[index], deltas, PROPOSAL_STDS, image_size))
             scores.append(found)
@@ -186,12 +214,38 @@ class CascadeHead(nn.Module):
         boxes = torch.cat(list(proposals))
         images = torch.cat([torch.full_like(own[:, 0], image).long() for image, own in enumerate(proposals)])
         stages = []
-        for head, predictor, stds in zip(self.box_head, self.box_predictor, STAGE_STDS, strict=True):
-            logits, deltas = predictor(head(roi_features(levels, boxes, images)))
-            logits, deltas = logits.float(), deltas.float()
-            boxes = decode_boxes(boxes, deltas, stds, image_size)
-            stages.append(Refined(logits, boxes))
+        for stage in range(len(STAGE_STDS)):
+            stages.append(self.refine(stage, levels, boxes, images, image_size))
+            boxes = stages[-1].boxes
         return stages
+
+    def refine(
+        self, stage: int, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, image_size: tuple[int, int]
+    ) -> Refined:
+        """One stage on boxes (N, 4) of the batch's images (N,) int64. levels: float32."""
+        logits, deltas = self.box_predictor[stage](self.box_head[stage](roi_features(levels, boxes, images)))
+        logits, deltas = logits.float(), deltas.float()
+        return Refined(logits, deltas, decode_boxes(boxes, deltas, STAGE_STDS[stage], image_size))
+
+
+class NarrowResNet(ResNet):
+    """A ResNet of basic blocks whose first convolution has `stem` channels instead of 64."""
+
+    def __init__(self, layers: Sequence[int], stem: int) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 1])
+        self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.inplanes = stem
+        self.layer1 = self._make_layer(BasicBlock, stem, layers[0])
+        self.layer2 = self._make_layer(BasicBlock, stem * 2, layers[1], stride=2)
+        self.layer3 = self._make_layer(BasicBlock, stem * 4, layers[2], stride=2)
+        self.layer4 = self._make_layer(BasicBlock, stem * 8, layers[3], stride=2)
+
+
+def _body(kind: Architecture) -> ResNet:
+    if kind.stem != 64:
+        return NarrowResNet(kind.layers, kind.stem)
+    return ResNet(kind.block, list(kind.layers), groups=kind.groups, width_per_group=kind.width_per_group)
 
 
 class CascadeRCNN(nn.Module):
@@ -211,10 +265,10 @@ class CascadeRCNN(nn.Module):
             )
         self.architecture, self.num_classes, self.size = architecture, num_classes, size
         kind = ARCHITECTURES[architecture]
-        body = ResNet(kind.block, list(kind.layers), groups=kind.groups, width_per_group=kind.width_per_group)
         outputs = {f"layer{layer}": f"P{layer + 1}" for layer in range(1, 5)}
-        widths = [64 * 2**layer * kind.block.expansion for layer in range(4)]
-        self.backbone = BackboneWithFPN(body, outputs, widths, kind.channels)  # P2..P5, and every second cell of P5
+        widths = [kind.stem * 2**layer * kind.block.expansion for layer in range(4)]
+        # P2..P5, and every second cell of P5
+        self.backbone = BackboneWithFPN(_body(kind), outputs, widths, kind.channels)
         self.rpn = RegionProposals(kind.channels)
         self.roi_heads = CascadeHead(kind.channels, kind.hidden, num_classes)
 
@@ -224,15 +278,16 @@ class CascadeRCNN(nn.Module):
         images: Sequence[np.ndarray],
         all_classes: bool = False,
         max_per_image: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "float16"] = "float32",
+        nms: float = NMS,
     ) -> list[Detections]:
         """What each image (h, w, 3) BGR uint8 shows, in the given order: persons alone, or all classes.
 
-        Scores are above 0.05; within a class no two boxes overlap by an IoU above 0.5. As in mmdetection, a box may
+        Scores are above 0.05; within a class no two boxes overlap by an IoU above `nms`. As in mmdetection, a box may
         have no area. max_per_image keeps the best (mmdetection's own output is all_classes with 100). Images of one
         size are computed as one batch. Call it in eval mode; `fold_batch_norm` of the network is a little faster.
-        bfloat16: the layers compute in it, boxes and scores do not. Much faster where the CPU has AMX, but detections
-        move and some change. Raises DataError for other arrays.
+        bfloat16, float16: the layers compute in it, boxes and scores do not. Faster where the processor can, but
+        detections move and some change. Raises DataError for other arrays.
         """
         shapes = [_checked_shape(image, number) for number, image in enumerate(images)]
         found: dict[int, Detections] = {}
@@ -241,7 +296,7 @@ class CascadeRCNN(nn.Module):
             numbers = [number for number, shape in enumerate(shapes) if shape == (height, width)]
             image_size = resized_size(height, width, self.size)
             x = to_input([images[number] for number in numbers], image_size, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
                 levels = list(self.backbone(x).values())
                 proposals = [boxes for boxes, _ in self.rpn(levels, image_size)]
                 stages = self.roi_heads(levels, proposals, image_size)
@@ -250,15 +305,15 @@ class CascadeRCNN(nn.Module):
             back = probs.new_tensor([width / image_size[1], height / image_size[0]] * 2)
             counts = [len(boxes) for boxes in proposals]
             per_image = zip((stages[-1].boxes * back).split(counts), probs.split(counts), strict=True)
-            found |= {n: _select(*own, max_per_image) for n, own in zip(numbers, per_image, strict=True)}
+            found |= {n: _select(*own, nms, max_per_image) for n, own in zip(numbers, per_image, strict=True)}
         return [found[number] for number in range(len(shapes))]
 
 
-def _select(boxes: Tensor, probs: Tensor, max_per_image: int | None) -> Detections:
+def _select(boxes: Tensor, probs: Tensor, nms: float, max_per_image: int | None) -> Detections:
     """One image's detections out of its boxes (n, 4) px and class probabilities (n, classes)."""
     rows, labels = torch.nonzero(probs > MIN_SCORE, as_tuple=True)
     boxes, scores = boxes[rows], probs[rows, labels]
-    kept = batched_nms(boxes, scores, labels, NMS)[:max_per_image]
+    kept = batched_nms(boxes, scores, labels, nms)[:max_per_image]
     return Detections(
         boxes=boxes[kept].cpu().numpy(), scores=scores[kept].cpu().numpy(), labels=labels[kept].cpu().numpy()
     )

@@ -283,7 +283,19 @@ def load_cascade_rcnn(source: str | Path | Mapping[str, Any]) -> CascadeRCNN:
             f"{source} is of mmdetection's caffe style, which takes its input and its strides otherwise; "
             "take the checkpoint of the same name without caffe"
         )
-    return cascade_from_tensors(read_state_dict(source), str(source))
+    model = cascade_from_tensors(read_state_dict(source), str(source))
+    if (size := _trained_size(source)) is not None:
+        model.size = size
+    return model
+
+
+def _trained_size(path: str | Path) -> tuple[int, int] | None:
+    """(long, short) px that `train-detector` fitted frames into; None for other people's files."""
+    try:
+        long, short = json.loads(read_metadata(path)["size"])
+    except (CheckpointError, KeyError):
+        return None
+    return int(long), int(short)
 
 
 def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

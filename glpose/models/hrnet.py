@@ -43,7 +43,8 @@ class BasicBlock(nn.Module):
         """(B, c_in, h, w) -> (B, c_out, h, w)."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -61,7 +62,8 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        y += x if self.downsample is None else self.downsample(x)
+        return F.relu(y, inplace=True)
 
 
 class FusionModule(nn.Module):
@@ -83,9 +85,10 @@ class FusionModule(nn.Module):
         xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
         outs = []
         for paths in list(self.fuse_layers.children())[:rows]:
-            y, *others = (path(x) for path, x in zip(paths.children(), xs, strict=True))
-            for other in others:  # y itself may be xs[0], which the other rows still read
-                y = y + other
+            y, other, *others = (path(x) for path, x in zip(paths.children(), xs, strict=True))
+            y = y + other  # not in place: y itself may be xs[0], which the other rows still read
+            for other in others:
+                y += other
             outs.append(F.relu(y, inplace=True))
         return outs
 

@@ -24,17 +24,18 @@ def roi_levels(boxes: Tensor) -> Tensor:
 def roi_features(levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
     """Features of boxes (N, 4), within the batch's images (N,) int64: (N, channels, 7, 7). levels: P2, P3, ..."""
     chosen = roi_levels(boxes)
-    out = levels[0].new_zeros(len(boxes), ROI_CELLS, ROI_CELLS, levels[0].shape[1]).permute(0, 3, 1, 2)
+    order, parts = [], []
     for number in range(ROI_LEVELS):
         rows = torch.nonzero(chosen == number)[:, 0]
         level, scale = levels[number], 1 / STRIDES[number]
+        order.append(rows)
         if level.device.type == "cpu":
-            out[rows] = align_on_cpu(level, boxes[rows], images[rows], scale)
+            parts.append(align_on_cpu(level, boxes[rows], images[rows], scale))
         else:
             rois = torch.cat([images[rows, None].to(boxes.dtype), boxes[rows]], dim=1)
             # sampling_ratio 0: as many samples per cell as it has pixels
-            out[rows] = roi_align(level, rois, ROI_CELLS, scale, sampling_ratio=0, aligned=True)
-    return out
+            parts.append(roi_align(level, rois, ROI_CELLS, scale, sampling_ratio=0, aligned=True))
+    return torch.cat(parts)[torch.cat(order).argsort()]  # not written row by row: that has a slow gradient
 
 
 def align_on_cpu(level: Tensor, boxes: Tensor, images: Tensor, scale: float) -> Tensor:
@@ -48,21 +49,32 @@ def align_on_cpu(level: Tensor, boxes: Tensor, images: Tensor, scale: float) -> 
     start = boxes[:, :2] * scale - 0.5
     sides = boxes[:, 2:] * scale - 0.5 - start
     samples = (sides / ROI_CELLS).ceil().long()  # per bin, along x and y
-    out = level.new_zeros(len(boxes), ROI_CELLS**2, channels)
+    bags: list[tuple[Tensor, Tensor, Tensor]] = []  # regions, and what each bin of theirs reads: pixels and weights
     for across, down in torch.unique(samples, dim=0).tolist():
-        if across < 1 or down < 1:
-            continue  # no area: zeros
         rows = torch.nonzero((samples[:, 0] == across) & (samples[:, 1] == down))[:, 0]
+        if across < 1 or down < 1:  # no area: bins that read nothing are zeros
+            nothing = level.new_zeros(len(rows) * ROI_CELLS**2, 0)
+            bags.append((rows, nothing.long(), nothing))
+            continue
         columns, column_weights = _bin_weights(start[rows, 0], sides[rows, 0], across, width)
         lines, line_weights = _bin_weights(start[rows, 1], sides[rows, 1], down, height)
         lines = lines + images[rows, None, None] * height
         index = lines[:, :, None, :, None] * width + columns[:, None, :, None, :]  # (n, 7, 7, down + 1, across + 1)
         weights = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-        bags = F.embedding_bag(
-            index.flatten(3).flatten(0, 2), pixels, mode="sum", per_sample_weights=weights.flatten(3).flatten(0, 2)
-        )
-        out[rows] = bags.view(len(rows), ROI_CELLS**2, channels)
-    return out.unflatten(1, (ROI_CELLS, ROI_CELLS)).permute(0, 3, 1, 2)
+        bags.append((rows, index.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)))
+    if not bags:
+        return level.new_zeros(0, channels, ROI_CELLS, ROI_CELLS)
+    # Summed at once: every call of its own would make a gradient of the whole level.
+    counts = torch.cat([index.new_full((len(index),), index.shape[1]) for _, index, _ in bags])
+    summed = F.embedding_bag(
+        torch.cat([index.flatten() for _, index, _ in bags]),
+        pixels,
+        offsets=counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=torch.cat([weights.flatten() for _, _, weights in bags]),
+    )
+    cells = summed.view(len(boxes), ROI_CELLS, ROI_CELLS, channels)
+    return cells[torch.cat([rows for rows, _, _ in bags]).argsort()].permute(0, 3, 1, 2)
 
 
 def _bin_weights(start: Tensor, side: Tensor, samples: int, size: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,73 @@
+"""train-detector: Cascade R-CNN on the boxes of the train split; writes one checkpoint with its recipe and its AP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from glpose.data.dataset import open_video
+from glpose.detector_frames import LabelledFrame, labelled_frames
+from glpose.detector_training import held_out_ap, new_detector
+from glpose.detector_training import train_detector as train
+from glpose.metrics.detection import DetectionAP
+from glpose.models.checkpoints import save_checkpoint
+from stages.console import say
+from stages.runtime import choose_device
+from stages.stage import Context
+from store.errors import StoreError
+
+LINES = 20  # of progress where there is no terminal to draw a bar on
+
+
+def train_detector(context: Context, out: Path, console: Console) -> Path:
+    """Train and write the checkpoint (float32 tensors); returns `out`. StoreError if it exists.
+
+    Meanwhile `out` with .training behind it holds the state: an interrupted training goes on from there.
+    """
+    if out.exists():
+        raise StoreError(f"{out} exists already: name another with --out, or delete it")
+    options = context.config.train_detector
+    device = choose_device(context.config.runtime)
+    frames, held_out = _frames(context, "train"), _frames(context, "eval")
+    people = sum(len(frame.boxes) for frame in frames)
+    model = new_detector(options)
+    say(console, f"train-detector: {model.architecture}, {len(frames)} frames with {people} people")
+    figures: dict[str, DetectionAP] = {}
+    if options.init is not None and held_out and options.eval_frames:
+        figures["before"] = held_out_ap(model, held_out, options.eval_frames, device)
+        say(console, f"  before: {_words(figures['before'])}")
+    state = out.with_name(out.name + ".training")
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("train-detector", total=options.steps)
+
+        def report(step: int, loss: float) -> None:
+            line = f"train-detector {step}/{options.steps} loss {loss:.3f}"
+            progress.update(task, completed=step, description=line)
+            if not console.is_terminal and step % max(1, options.steps // LINES) == 0:
+                say(console, f"  {line}")
+
+        train(options, frames, model, device, context.config.runtime.workers, report, state)
+    if held_out and options.eval_frames:
+        figures["after"] = held_out_ap(model, held_out, options.eval_frames, device)
+    metadata = {
+        "recipe": options.model_dump_json(),
+        "size": json.dumps(options.size),
+        **{f"{when}_{name}": f"{getattr(ap, name):.2f}" for when, ap in figures.items() for name in ("ap", "ap50")},
+    }
+    save_checkpoint(out, model.state_dict(), metadata)
+    state.unlink(missing_ok=True)
+    say(console, f"{out}: {_words(figures['after']) if figures else 'no eval split to measure AP on'}")
+    return out
+
+
+def _frames(context: Context, split: str) -> list[LabelledFrame]:
+    """Labelled frames of a split; none where the data set has no such split."""
+    return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
+
+
+def _words(ap: DetectionAP) -> str:
+    return f"AP {ap.ap:.1f}, AP50 {ap.ap50:.1f} on {ap.images} held-out frames with {ap.people} people"
