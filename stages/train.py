@@ -59,17 +59,20 @@ def load_split(context: Context, split: str) -> Split:
     """Load what heads need of a split to the device, its references of whatever video of it among them.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
-    NotCommitted where the index is of other features.
+    NotCommitted where one has no features or no index, or the index is of other features.
     """
     config = context.config
     videos = split_videos(context, split)
     if not videos:
         raise TrainingError(f"no video has frames in the {split} split: look at data.{split}")
+    for video in videos:
+        context.commit("index", video)  # what is missing is told before anything is read
     extract, heads = config.extract, config.train.heads
     device = choose_device(config.runtime)
     stored = store.open(config.work)
+    neighbours = stored.neighbours(videos)
     features = load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos)
-    return Split(features, stored_references(features, stored.neighbours(videos), heads.n))
+    return Split(features, stored_references(features, neighbours, heads.n))
 
 
 def prepare(context: Context) -> Split:
