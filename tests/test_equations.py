@@ -131,8 +131,8 @@ def test_weights_of_local_frames() -> None:
 
 def test_weights_of_references_by_hand() -> None:
     similarity = torch.tensor([[0.0, float(np.log(3)), -torch.inf], [-torch.inf] * 3])
-    np.testing.assert_allclose(nonlocal_weights(similarity, 1.0), [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-7)
-    np.testing.assert_allclose(nonlocal_weights(similarity, 0.5)[0], [0.1, 0.9, 0], atol=1e-7)
+    np.testing.assert_allclose(nonlocal_weights(similarity, HeadOptions()), [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(nonlocal_weights(similarity, HeadOptions(temperature=0.5))[0], [0.1, 0.9, 0], atol=1e-7)
 
 
 def test_new_heads_start_small() -> None:

@@ -62,7 +62,7 @@ def candidates(row: int, scope: str = "video", window: int = 4, min_score: float
 
 def pools(chosen: IndexOptions, epoch: int = 0) -> np.ndarray:
     """(P, pool) rows drawn for every proposal, in order of the rows, -1 first."""
-    with mock.patch("glpose.retrieval.rank_pools", lambda _, __, pools, ___: Neighbours(pools, np.zeros(pools.shape))):
+    with mock.patch("glpose.retrieval.choose", lambda pools, *_: Neighbours(pools, np.zeros(pools.shape))):
         return np.sort(everyone(chosen, epoch=epoch).rows, axis=1)
 
 

@@ -56,9 +56,9 @@ class ResidentFeatures:
         """Where the features are."""
         return self.embedding.device
 
-    def nearer(self, k: int) -> ResidentFeatures:
-        """The same features with the local maps of offsets -k..k only; nothing is copied."""
-        kept = [position for position, offset in enumerate(self.offsets) if abs(offset) <= k]
+    def nearer(self, k: int, causal: bool = False) -> ResidentFeatures:
+        """The same features with the local maps of offsets -k..k, or -k..-1 if causal; nothing is copied."""
+        kept = [place for place, offset in enumerate(self.offsets) if -k <= offset <= (-1 if causal else k)]
         if len(kept) == len(self.offsets):
             return self
         local = None
