@@ -106,7 +106,7 @@ def find_references(gallery: Gallery, video: str, options: IndexOptions, n: int,
             found, similarity = search_outside(index, queries, excluded, n)
             return Neighbours(_rows(candidates, found), similarity)
         found, opposite = search_outside(index, -queries, excluded, n)
-        return Neighbours(_rows(candidates, found), np.where(found < 0, -np.inf, -opposite).astype(np.float32))
+        return Neighbours(_rows(candidates, found), np.where(found < 0, -np.inf, -opposite))
     numbers = gallery.proposals[start:stop]
     if options.pool == "all" and gallery.poses is not None:
         drawn = nearest_poses(gallery.poses[start:stop], gallery.poses[candidates], excluded, n)
@@ -181,7 +181,7 @@ def choose(pools: np.ndarray, similarity: np.ndarray, cost: np.ndarray, n: int) 
     order = np.argsort(cost, axis=1, kind="stable")[:, :n]
     rows, values, costs = (np.take_along_axis(array, order, 1) for array in (pools, similarity, cost))
     nobody = costs == np.inf
-    return Neighbours(np.where(nobody, -1, rows), np.where(nobody, -np.inf, values).astype(np.float32))
+    return Neighbours(np.where(nobody, -1, rows), np.where(nobody, -np.inf, values))
 
 
 def softmax_entropy(similarity: np.ndarray) -> float:

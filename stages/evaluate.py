@@ -107,8 +107,9 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
         with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
             model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
         poses[variant] = predict_poses(
-            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
-        )
+            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
+            config.eval.k, config.eval.n,
+        )  # fmt: skip
     return poses
 
 
@@ -131,8 +132,7 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 
 
 def _table(config: PipelineConfig, scores: Scores) -> str:
-    heads = config.train.heads
-    labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    labels = {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
@@ -141,6 +141,25 @@ def _table(config: PipelineConfig, scores: Scores) -> str:
     if len(scores.problems) > PROBLEMS_SHOWN:
         notes.append(f"note: {len(scores.problems) - PROBLEMS_SHOWN} more in scores.json")
     return "\n".join([heading, *([config.note] if config.note else []), rows, *notes])
+
+
+def heads_in_words(config: PipelineConfig) -> str:
+    """How many local frames and references the evaluated heads see, and which, where they are not the paper's."""
+    heads, index = config.train.heads, config.index
+    k, n = (
+        f"{name}={trained}" if fewer is None else f"{name}={fewer} of {trained} trained"
+        for name, fewer, trained in (("k", config.eval.k, heads.k), ("n", config.eval.n, heads.n))
+    )
+    words = [k, n]
+    if heads.inputs == "key_copies":
+        words.append("fed copies of the key frame")
+    elif heads.n and index.select != "most_similar":
+        words.append(f"references: {index.select}")
+    if heads.causal:
+        words.append("causal")
+    elif heads.n and index.causal:
+        words.append("references of earlier frames")
+    return ", ".join(words if heads.weighted else [*words, "no weights"])
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
