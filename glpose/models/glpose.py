@@ -73,7 +73,7 @@ class GLPoseHeads(nn.Module):
         if self.options.inputs == "key_copies":  # each as similar to the key frame as the others
             local = key[:, None].expand(-1, len(self.offsets), -1, -1, -1)
             references = key[:, None].expand(-1, self.options.n, -1, -1, -1)
-            similarity = key.new_zeros(len(key), self.options.n)
+            similarity = key.new_zeros(key.shape[0], self.options.n)
         w_local = self.local_weight.to(key.dtype)  # (2k,)
         w_nonlocal = nonlocal_weights(similarity, self.options).to(key.dtype)
         if w_nonlocal.dim() == 2:
