@@ -25,7 +25,11 @@ class _ByName(nn.Module):
         self.heads = heads
 
     def forward(
-        self, key: Tensor, local: Tensor | None = None, references: Tensor | None = None, similarity: Tensor | None = None
+        self,
+        key: Tensor,
+        local: Tensor | None = None,
+        references: Tensor | None = None,
+        similarity: Tensor | None = None,
     ) -> Tensor:
         no_maps, no_values = key[:, None][:, :0], key[:, :0, 0, 0]
         return self.heads(

@@ -15,9 +15,10 @@ def normalised_poses(table: pd.DataFrame) -> np.ndarray:
 
     table: x1, y1, x2, y2 and keypoints, J * 3 numbers or None. All zeros where a person or a joint is not annotated.
     """
-    given = [None if points is None else np.reshape(points, (-1, 3)) for points in table["keypoints"]]
-    joints = next((len(points) for points in given if points is not None), 0)
-    points = np.stack([np.zeros((joints, 3)) if p is None else p for p in given] or [np.zeros((0, 3))])
+    given = {row: np.reshape(own, (-1, 3)) for row, own in enumerate(table["keypoints"]) if own is not None}
+    points = np.zeros((len(table), len(next(iter(given.values()), ())), 3))
+    for row, own in given.items():
+        points[row] = own
     box = table[BOX].to_numpy(np.float64)
     centre, size = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(axis=1)
     xy = (points[..., :2] - centre[:, None]) / size[:, None, None]

@@ -14,7 +14,6 @@ from glpose.data.dataset import joint_set
 from glpose.heatmaps import STRIDE
 from glpose.models.checkpoints import load_heads, read_metadata
 from glpose.onnx_export import write_onnx
-
 from stages.console import counting, say
 from stages.run import check_owner
 from stages.stage import Context
