@@ -46,10 +46,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The references of each of Q proposals, in the order of their choice: the first m are those of a choice of m.
+    """The references of each of Q proposals, the most similar first.
 
     rows: (Q, n) int64 row of the reference in the gallery, -1 where the pool held fewer than n. similarity: (Q, n)
-    float32 of their embeddings, whatever they are chosen by, -inf there.
+    float32 of their embeddings, whatever they were chosen by, -inf there.
     A missing reference gets weight 0 and an all-zero map; with no reference at all the heads see zeros in those slots.
     """
 
@@ -90,40 +90,17 @@ def make_gallery(table: pd.DataFrame, embeddings: np.ndarray, options: IndexOpti
 
 
 def find_references(gallery: Gallery, video: str, options: IndexOptions, n: int, epoch: int = 0) -> Neighbours:
-    """The n references of each proposal of one video of the gallery, chosen from its pool by `options.select`.
+    """The n references of each proposal of one video of the gallery.
 
     They are of the same video, or with `options.scope` dataset of any, but not within `options.exclude_window` frames
-    of the proposal itself, nor with `options.causal` of later ones. epoch: another draw of the pools each; evaluation's
-    is 0.
+    of the proposal itself, nor with `options.causal` of later ones; with `options.select` other_video, of others alone.
+    epoch: another draw of the pools each; evaluation's is 0. Where others than the most similar are asked for,
+    `options.n` are chosen so, whatever n is, and the n most similar of these returned.
     """
-    start, stop = gallery.spans[video]
-    candidates, excluded = _in_scope(gallery, start, stop, options)
-    queries = gallery.embeddings[start:stop]
-    if options.pool == "all" and options.select not in ("random", "oracle"):
-        everyone = candidates is gallery.eligible
-        index = gallery.index if everyone else build_index(gallery.embeddings[candidates])
-        if options.select != "least_similar":
-            found, similarity = search_outside(index, queries, excluded, n)
-            return Neighbours(_rows(candidates, found), similarity)
-        found, opposite = search_outside(index, -queries, excluded, n)
-        return Neighbours(_rows(candidates, found), np.where(found < 0, -np.inf, -opposite))
-    numbers = gallery.proposals[start:stop]
-    if options.pool == "all" and gallery.poses is not None:
-        drawn = nearest_poses(gallery.poses[start:stop], gallery.poses[candidates], excluded, n)
-    else:  # a random choice of everyone is a draw itself
-        size = options.n if options.pool == "all" else options.pool
-        drawn = draw_pools(video, numbers, len(candidates), excluded, size, options.seed, epoch)
-    pools = _rows(candidates, drawn)
-    similarity = pool_similarity(gallery.embeddings, queries, pools)
-    if options.select == "least_similar":
-        cost = similarity
-    elif options.select == "random":
-        cost = random_order(video, numbers, pools.shape[1], options.seed, epoch)
-    elif gallery.poses is not None:
-        cost = pose_distance(gallery.poses[start:stop], gallery.poses[pools])
-    else:
-        cost = -similarity
-    return choose(pools, similarity, cost, n)
+    if options.select in ("most_similar", "other_video"):
+        return _choose(gallery, video, options, n, epoch)
+    chosen = _choose(gallery, video, options, options.n, epoch)
+    return cheapest(chosen.rows, chosen.similarity, -chosen.similarity, n)
 
 
 def excluded_range(frames: np.ndarray, queries: np.ndarray, window: int) -> np.ndarray:
@@ -159,12 +136,6 @@ def draw_pools(
     return np.where(drawn >= excluded[:, 0], drawn + hidden, drawn).T
 
 
-def random_order(video: str, proposals: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """(Q, size) random numbers that order each proposal's pool; they depend on (seed, video, proposal, epoch) alone."""
-    generator = np.random.default_rng([seed, zlib.crc32(video.encode()), epoch, 1])  # not the numbers of `draw_pools`
-    return generator.random((int(proposals.max(initial=-1)) + 1, size))[proposals]
-
-
 def pool_similarity(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarray) -> np.ndarray:
     """(Q, size) float32 similarity of each query to those of its pool, -inf for -1.
 
@@ -175,7 +146,7 @@ def pool_similarity(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarr
     return similarity
 
 
-def choose(pools: np.ndarray, similarity: np.ndarray, cost: np.ndarray, n: int) -> Neighbours:
+def cheapest(pools: np.ndarray, similarity: np.ndarray, cost: np.ndarray, n: int) -> Neighbours:
     """The n of each pool that cost least, cheapest first; of equals the first. None of infinite cost. All (Q, size)."""
     cost = np.where(pools < 0, np.inf, cost)
     order = np.argsort(cost, axis=1, kind="stable")[:, :n]
@@ -210,6 +181,35 @@ def hubness(cited: np.ndarray, proposals: int) -> float:
 def _rows(candidates: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Rows of candidates by their numbers, -1 for -1."""
     return np.append(candidates, -1)[numbers]
+
+
+def _choose(gallery: Gallery, video: str, options: IndexOptions, n: int, epoch: int) -> Neighbours:
+    """The n of each proposal's pool that `options.select` prefers, the preferred first."""
+    start, stop = gallery.spans[video]
+    candidates, excluded = _in_scope(gallery, start, stop, options)
+    queries = gallery.embeddings[start:stop]
+    if options.pool == "all" and options.select not in ("random", "oracle"):
+        index = gallery.index if candidates is gallery.eligible else build_index(gallery.embeddings[candidates])
+        least = options.select == "least_similar"
+        found, similarity = search_outside(index, -queries if least else queries, excluded, n)
+        if least:
+            similarity = np.where(found < 0, -np.inf, -similarity)
+        return Neighbours(_rows(candidates, found), similarity)
+    if options.pool == "all" and gallery.poses is not None:
+        drawn = nearest_poses(gallery.poses[start:stop], gallery.poses[candidates], excluded, n)
+    else:  # n at random of a pool that is drawn, or of all, are a draw of n
+        size = n if options.select == "random" or options.pool == "all" else options.pool
+        numbers = gallery.proposals[start:stop]
+        drawn = draw_pools(video, numbers, len(candidates), excluded, size, options.seed, epoch)
+    pools = _rows(candidates, drawn)
+    similarity = pool_similarity(gallery.embeddings, queries, pools)
+    if options.select == "least_similar":
+        cost = similarity
+    elif gallery.poses is not None:
+        cost = pose_distance(gallery.poses[start:stop], gallery.poses[pools])
+    else:
+        cost = -similarity
+    return cheapest(pools, similarity, cost, n)
 
 
 def _in_scope(gallery: Gallery, start: int, stop: int, options: IndexOptions) -> tuple[np.ndarray, np.ndarray]:

@@ -83,9 +83,8 @@ def train_heads(
 def head_inputs(
     features: ResidentFeatures, references: References, heads: HeadOptions, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `GLPoseHeads.forward` takes, for these rows and the first n of their references, the most similar first."""
-    similarity, order = references.similarity[batch, : heads.n].sort(dim=1, descending=True, stable=True)
-    rows = references.rows[batch, : heads.n].gather(1, order)  # in another order only where `index.select` says so
+    """What `GLPoseHeads.forward` takes, for these rows and the first n of their references."""
+    rows, similarity = references.rows[batch, : heads.n], references.similarity[batch, : heads.n]
     if heads.per_channel:  # Eq. 3's product left unsummed
         products = features.embedding[batch][:, None] * features.embedding[rows.clamp(min=0)]
         similarity = torch.where((rows >= 0)[..., None], products, -torch.inf)

@@ -70,6 +70,11 @@ class PipelineConfig(Options):
         if heads.causal and heads.n and not self.index.causal:
             raise ValueError("train.heads.causal needs index.causal: references would be of later frames too")
         sources = {self.detect.train.source, self.detect.eval.source}
+        if self.index.select != "most_similar" and heads.n not in (0, self.index.n):
+            raise ValueError(
+                f"index.select {self.index.select} chooses index.n = {self.index.n} references, of which heads of "
+                f"train.heads.n = {heads.n} would see the most similar: give both the same number"
+            )
         if self.index.select == "oracle" and sources != {"annotations"}:
             raise ValueError(
                 "index.select oracle compares annotated poses: it needs detect.train.source and detect.eval.source "
@@ -87,6 +92,8 @@ class PipelineConfig(Options):
                 raise ValueError(f"eval.{name} = {fewer}, but the heads have places for train.heads.{name} = {trained}")
             if heads.inputs == "key_copies":
                 raise ValueError(f"eval.{name} means nothing to heads with train.heads.inputs key_copies: set it null")
+        if self.eval.n is not None and self.index.select != "most_similar":
+            raise ValueError(f"eval.n keeps the most similar references, not those of index.select {self.index.select}")
         if self.eval.k is not None and self.extract.edge != "repeat_key":
             raise ValueError(
                 "eval.k puts the key frame in the place of others, which heads meet in training with extract.edge "

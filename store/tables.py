@@ -35,7 +35,7 @@ NEIGHBOURS = pa.schema(
     [
         ("video", pa.string()),
         ("proposal", pa.int32()),
-        ("rank", pa.int32()),  # 0 was chosen first: the most similar, unless index.select says otherwise
+        ("rank", pa.int32()),  # 0 is the most similar
         ("reference_video", pa.string()),  # the same video, or with index.scope dataset any of the same split
         ("reference", pa.int32()),  # a proposal of that video, of the same split
         ("similarity", pa.float32()),

@@ -73,12 +73,11 @@ def _neighbours(data: memoryview, unit: Unit) -> Iterator[str]:
     rows = np.arange(len(table))
     begins = np.diff(proposal, prepend=-1) != 0
     expected = rows - np.maximum.accumulate(np.where(begins, rows, 0))
-    options = unit.record["parameters"]
-    ranked = options.get("select", "most_similar") in ("most_similar", "other_video")
-    rises = ~begins & (np.diff(similarity, prepend=np.inf) > 0) & ranked
+    rises = ~begins & (np.diff(similarity, prepend=np.inf) > 0)
     here = (proposal >= 0) & (proposal < count)
     there, other_split = _references(table, here, unit)
     video = table["reference_video"].to_numpy()
+    options = unit.record["parameters"]
     strange = (video != unit.name) & (options.get("scope") != "dataset")
     strange |= (video == unit.name) & (options.get("select") == "other_video")
     itself = (video == unit.name) & (reference == proposal)

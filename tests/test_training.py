@@ -301,10 +301,7 @@ def test_pools_of_a_whole_split_are_drawn_anew_for_every_epoch() -> None:
 def test_inputs_are_the_maps_asked_for() -> None:
     features = problem()
     assert features.local is not None and features.local.scale is not None and features.key.scale is not None
-    references = References(
-        torch.tensor([[5, 2, 1], [-1, -1, -1], [3, -1, -1]]).repeat(7, 1)[:20],
-        torch.rand(20, 3).sort(descending=True)[0],
-    )
+    references = References(torch.tensor([[5, 2, 1], [-1, -1, -1], [3, -1, -1]]).repeat(7, 1)[:20], torch.rand(20, 3))
     key, local, found, similarity = head_inputs(features, references, HEADS, torch.tensor([6, 1, 2]))
     whole = features.key.values.float() * features.key.scale[..., None, None]
     assert torch.equal(key, whole[[6, 1, 2]])
