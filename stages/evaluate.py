@@ -147,7 +147,7 @@ def heads_in_words(config: PipelineConfig) -> str:
     """How many local frames and references the evaluated heads see, and which, where they are not the paper's."""
     heads, index = config.train.heads, config.index
     k, n = (
-        f"{name}={trained}" if fewer is None else f"{name}={fewer} of {trained} trained"
+        f"{name}={trained}" if fewer in (None, trained) else f"{name}={fewer} of {trained} trained"
         for name, fewer, trained in (("k", config.eval.k, heads.k), ("n", config.eval.n, heads.n))
     )
     words = [k, n]
