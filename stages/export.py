@@ -17,7 +17,7 @@ from glpose.onnx_export import write_onnx
 from stages.console import counting, say
 from stages.run import check_owner
 from stages.stage import Context
-from stages.train import CHECKPOINT
+from stages.train import CHECKPOINTS
 from store.archive import export_hdf5, import_hdf5, split_videos
 from store.errors import CheckpointError, ConfigError, NotCommitted, StoreError
 from store.places import local_file, place
@@ -62,15 +62,19 @@ def import_(file: Path, work: str | Path, console: Console) -> None:
 def export_onnx(context: Context, variant: str, out: Path, console: Console) -> None:
     """Write the heads of one variant that are in force into a new ONNX file `out`, with what a user of it must know.
 
-    NotCommitted where they are not trained, StoreError where `out` exists, CheckpointError where the pipeline's joints
-    are others, ConfigError without the extra `onnx`.
+    They are those of `eval.checkpoint`. NotCommitted where they are not trained, StoreError where `out` exists,
+    CheckpointError where the pipeline's joints are others, ConfigError where there is no best checkpoint, or without
+    the extra `onnx`.
     """
     check_owner(context)
     if out.exists():
         raise StoreError(f"{out} exists already: choose another file, or remove it")
     after = _record_of(context)["after"]
     crop_size = after["extract"]["parameters"]["crop_size"]
-    with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
+    path = context.output("train", variant) / CHECKPOINTS[context.config.eval.checkpoint]
+    if not path.exists():
+        raise ConfigError("eval.checkpoint: best is not there: heads were trained without held-out videos")
+    with local_file(path) as checkpoint:
         described = read_metadata(checkpoint)
         heads = load_heads(checkpoint, space=described["space"])
     joints = joint_set(context.config.data)

@@ -20,7 +20,6 @@ from glpose.models.checkpoints import read_metadata
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions
 from glpose.retrieval import find_references, make_gallery
-from store.tables import read_table, write_table
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +89,7 @@ def test_controls_of_references(project: Path, settings: list[str]) -> None:
                 assert own["reference_video"].tolist() == table["video"].iloc[wanted].tolist()
                 assert own["reference"].tolist() == table["proposal"].iloc[wanted].tolist()
                 assert (own["reference_video"] != video).all() or index.select != "other_video"
-            assert (found.rows >= 0).any()
-
-
-def test_verify_knows_that_other_videos_were_asked_for(project: Path) -> None:
-    settings = ["index.select=other_video", "index.scope=dataset"]
-    assert run(project, "index", *settings)[0] == 0
-    folder = next((project.parent / "work" / "index" / "data" / "a").iterdir())
-    table = read_table(folder, "neighbours")
-    assert len(table) and (table["reference_video"] != "a").all()
-    table.loc[0, ["reference_video", "reference"]] = ["a", 9]
-    assert run(project, "verify", *settings)[0] == 0
-    (folder / "neighbours.parquet").unlink()
-    write_table(folder, "neighbours", table)
-    code, printed = run(project, "verify", *settings)
-    assert code == 1 and "neighbours.parquet" in printed
+            assert np.any(found.rows >= 0)
 
 
 def test_other_videos_where_there_is_one(tmp_path: Path) -> None:
@@ -147,7 +132,7 @@ def test_causal_heads_see_nothing_later(project: Path) -> None:
     settings = ["train.heads.causal=true", "index.causal=true", "index.exclude_window=1", "train.lr=0.05"]
     assert run(project, "run", *settings)[0] == 0
     poses = predictions(project)
-    later = poses["frame"] >= 3
+    later = poses["frame"].to_numpy() >= 3
     images = sorted((project.parent / "data").rglob("*.jpg"))
     changed = [image for image in images if "/val/" in image.as_posix() and int(image.stem) >= 3]
     assert later.any() and changed
@@ -157,7 +142,7 @@ def test_causal_heads_see_nothing_later(project: Path) -> None:
     code, printed = run(project, "run", *settings)
     assert code == 0, printed
     again = predictions(project)
-    same = (poses["x"] == again["x"]) & (poses["score"] == again["score"])
+    same = (poses[["x", "score"]].to_numpy() == again[["x", "score"]].to_numpy()).all(axis=1)
     assert same[~later].all() and not same[later].all()
 
 
@@ -247,7 +232,7 @@ def test_fewer_at_evaluation_is_a_result_of_its_own(project: Path) -> None:
         code, printed = run(project, "eval", *settings, setting, force=True)
         assert code == 0, printed
         assert f"GLPose ({words}) " in table_line(printed)
-        assert (predictions(project)["score"] != whole["score"]).any()
+        assert predictions(project)["score"].tolist() != whole["score"].tolist()
     # as many as there are change nothing
     code, printed = run(project, "eval", *settings, "eval.k=1", "eval.n=2", force=True)
     assert code == 0 and "GLPose (k=1, n=2) " in table_line(printed)

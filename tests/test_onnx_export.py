@@ -18,8 +18,8 @@ from glpose.models.checkpoints import load_heads
 from glpose.models.glpose import GLPoseHeads
 from glpose.onnx_export import input_shapes, write_onnx
 from glpose.options import HeadOptions
-from glpose.training import head_inputs
-from stages.train import CHECKPOINT, load_split
+from glpose.references import head_inputs, in_window
+from stages.train import CHECKPOINTS, load_split
 from store.errors import CheckpointError, ConfigError
 
 CHANNELS, GRID = 6, (12, 9)
@@ -73,7 +73,7 @@ def test_onnxruntime_gives_the_same_heatmaps(changes: dict[str, Any], names: set
             wanted = heads(*(torch.from_numpy(arrays[name]) for name in ("key", "local", "references", "similarity")))
         found = session.run(["heatmaps"], {name: arrays[name] for name in names})[0]
         assert wanted.std() > 0.05
-        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+        np.testing.assert_allclose(np.asarray(found), wanted.numpy(), atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +91,22 @@ def test_trained_heads_are_exported(done: Path, tmp_path: Path) -> None:
     small = context(done)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     said = session.get_modelmeta().custom_metadata_map
-    split = load_split(small, "eval")
+    loaded = load_split(small, "eval", k=1, n=2)
+    split = loaded.features
     assert json.loads(said["joints"]) == list(POSETRACK.joints)
     assert (said["k"], said["n"], json.loads(said["offsets"])) == ("1", "2", [-1, 1])
-    assert (said["space"], json.loads(said["crop_size"])) == (split.features.schema.space, [64, 48])
+    assert (said["space"], json.loads(said["crop_size"])) == (split.schema.space, [64, 48])
     assert HeadOptions.model_validate_json(said["heads"]) == small.config.train.heads
-    assert (said["similarity"], said["backbone"]) == ("inner_product", split.features.schema.backbone)
-    inputs = head_inputs(split.features, split.references, small.config.train.heads, torch.arange(len(split.features)))
+    assert (said["similarity"], said["backbone"]) == ("inner_product", split.schema.backbone)
+    window = split.window(list(split.spans))
+    inputs = head_inputs(window, in_window(split, window, loaded.references), window.rows, products=False)
+    arguments = inputs.of(small.config.train.heads)
     names = ("key", "local", "references", "similarity")
-    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})[0]
-    heads = load_heads(small.config.work / "train" / "latest" / "glpose" / CHECKPOINT, space=said["space"])
+    found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, arguments, strict=True)})[0]
+    heads = load_heads(done.parent / "work/train/latest/glpose" / CHECKPOINTS["last"], space=said["space"])
     with torch.inference_mode():
-        wanted = heads(*inputs).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+        wanted = heads(*arguments).numpy()
+    np.testing.assert_allclose(np.asarray(found), wanted, atol=1e-4)
 
 
 def test_another_variant(done: Path, tmp_path: Path) -> None:
@@ -119,6 +122,7 @@ def test_another_variant(done: Path, tmp_path: Path) -> None:
     [
         ([], 2, "give one of --hdf5 FILE and --onnx FILE"),
         (["--onnx", "a.onnx", "--hdf5", "a.h5"], 2, "give one of --hdf5 FILE and --onnx FILE"),
+        (["--onnx", "a.onnx", "--set", "eval.checkpoint=best"], 2, "trained without held-out videos"),
         (["--onnx", "a.onnx", "--variant", "glopse"], 1, "no finished output for 'glopse'"),
     ],
 )
