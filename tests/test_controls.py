@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 import torch
 from small_pipelines import context, glpose_stage, write_dataset, write_pipeline
 from torch import Tensor
+from training_problem import HEADS as TRAINED_HEADS
+from training_problem import INDEX, JOINT_SET, drawn, held, nobody, options, problem, same, trained
 
 import store
 from glpose.evaluation import with_fewer
+from glpose.examples import make_examples
 from glpose.models.checkpoints import read_metadata
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions
 from glpose.retrieval import find_references, make_gallery
+from glpose.training import train_heads
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +175,51 @@ def test_causal_heads_are_not_evaluated_otherwise(project: Path) -> None:
     assert run(project, "index", force=True)[0] == 0
     code, printed = run(project, "eval")
     assert code == 1 and "train.heads.causal: True -> False" in printed
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+@pytest.mark.parametrize("select", ["least_similar", "random", "oracle"])
+def test_training_draws_as_it_is_told(select: str) -> None:
+    """Pools are drawn anew for every epoch, chosen from alike; heads of several n get what each would get alone."""
+    split, index = problem(), INDEX.model_copy(update={"select": select, "n": 3})
+    epochs = [drawn(split, index, n=3, epoch=epoch) for epoch in (1, 2, 1)]
+    np.testing.assert_array_equal(epochs[0].rows, epochs[2].rows)
+    assert (epochs[0].rows != epochs[1].rows).any(axis=1).mean() > 0.3
+    assert (epochs[0].rows != drawn(split, INDEX, n=3, epoch=1).rows).any(axis=1).mean() > 0.3
+    heads = {"two": TRAINED_HEADS, "three": TRAINED_HEADS.model_copy(update={"n": 3})}
+    recipe = options()
+    examples = make_examples(split, nobody(split, 3), JOINT_SET, recipe)
+    together = train_heads(examples, heads, recipe, index, lambda progress: None)
+    for name, own in heads.items():
+        alone = train_heads(examples, {name: own}, recipe, index, lambda progress: None)
+        assert same(alone[name].model, together[name].model)
+    assert not same(together["two"].model, trained(split)[0])
+
+
+def test_causal_heads_do_not_learn_from_later_frames() -> None:
+    """Other maps after the key frame change nothing, other maps before it do."""
+    split = problem({"a": 5})
+    local = held(split).local
+    assert local is not None
+    for offset, changes_it in ((1, False), (2, False), (-1, True)):
+        values = local.values.clone()
+        place = split.offsets.index(offset)
+        values[:, :, place] = 255 - values[:, :, place]
+        other = replace(split, held=replace(held(split), local=replace(local, values=values)))
+        causal = TRAINED_HEADS.model_copy(update={"causal": True})
+        models = [trained(part, causal, epochs=1)[0] for part in (split, other)]
+        assert same(*models) != changes_it
+        assert models[0].offsets == (-2, -1)
+
+
+def test_heads_fed_copies_do_not_learn_from_others() -> None:
+    split, copies = problem({"a": 5}), TRAINED_HEADS.model_copy(update={"inputs": "key_copies"})
+    local = held(split).local
+    assert local is not None
+    other = replace(split, held=replace(held(split), local=replace(local, values=255 - local.values)))
+    model = trained(split, copies)[0]
+    assert same(model, trained(other, copies, index=INDEX.model_copy(update={"seed": 1}))[0])
+    assert not same(model, trained(split)[0])
 
 
 # ------------------------------------------------------------------------------------------------ fewer at evaluation
