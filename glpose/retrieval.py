@@ -147,12 +147,9 @@ def pool_similarity(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarr
 
 
 def cheapest(pools: np.ndarray, similarity: np.ndarray, cost: np.ndarray, n: int) -> Neighbours:
-    """The n of each pool that cost least, cheapest first; of equals the first. None of infinite cost. All (Q, size)."""
-    cost = np.where(pools < 0, np.inf, cost)
+    """The n of each pool that cost least, the cheapest first; of equals the first. All (Q, size); -1 costs inf."""
     order = np.argsort(cost, axis=1, kind="stable")[:, :n]
-    rows, values, costs = (np.take_along_axis(array, order, 1) for array in (pools, similarity, cost))
-    nobody = costs == np.inf
-    return Neighbours(np.where(nobody, -1, rows), np.where(nobody, -np.inf, values))
+    return Neighbours(np.take_along_axis(pools, order, 1), np.take_along_axis(similarity, order, 1))
 
 
 def softmax_entropy(similarity: np.ndarray) -> float:
@@ -201,15 +198,14 @@ def _choose(gallery: Gallery, video: str, options: IndexOptions, n: int, epoch: 
         size = n if options.select == "random" or options.pool == "all" else options.pool
         numbers = gallery.proposals[start:stop]
         drawn = draw_pools(video, numbers, len(candidates), excluded, size, options.seed, epoch)
-    pools = _rows(candidates, drawn)
+    pools, distance = _rows(candidates, drawn), None
+    if gallery.poses is not None:
+        distance = np.where(pools < 0, np.inf, pose_distance(gallery.poses[start:stop], gallery.poses[pools]))
+        pools = np.where(np.isinf(distance), -1, pools)
     similarity = pool_similarity(gallery.embeddings, queries, pools)
     if options.select == "least_similar":
-        cost = similarity
-    elif gallery.poses is not None:
-        cost = pose_distance(gallery.poses[start:stop], gallery.poses[pools])
-    else:
-        cost = -similarity
-    return cheapest(pools, similarity, cost, n)
+        return cheapest(pools, similarity, np.where(pools < 0, np.inf, similarity), n)
+    return cheapest(pools, similarity, -similarity if distance is None else distance, n)
 
 
 def _in_scope(gallery: Gallery, start: int, stop: int, options: IndexOptions) -> tuple[np.ndarray, np.ndarray]:
