@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import store
 from glpose.data.dataset import joint_set
@@ -26,10 +26,11 @@ CHECKPOINT = "heads.safetensors"
 
 @dataclass(frozen=True)
 class Split:
-    """One split on the device, with its stored references."""
+    """One split on the device, with its stored references. mirrored: the flip test's views, where eval asks for it."""
 
     features: ResidentFeatures
     references: References
+    mirrored: ResidentFeatures | None = None
 
 
 def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
@@ -59,7 +60,8 @@ def load_split(context: Context, split: str) -> Split:
     """Load what heads need of a split to the device, its references of whatever video of it among them.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
-    NotCommitted where one has no features or no index, or the index is of other features.
+    NotCommitted where one has no features or no index, or the index is of other features, StoreError where mirrored
+    views are needed and not stored.
     """
     config = context.config
     videos = split_videos(context, split)
@@ -71,8 +73,13 @@ def load_split(context: Context, split: str) -> Split:
     device = choose_device(config.runtime)
     stored = store.open(config.work)
     neighbours = stored.neighbours(videos)
-    features = load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos)
-    return Split(features, stored_references(features, neighbours, heads.n))
+
+    def load(view: Literal[0, "mirrored"]) -> ResidentFeatures:
+        return load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos, view)
+
+    features = load(0)
+    mirrored = load("mirrored") if split == "eval" and config.eval.flip else None
+    return Split(features, stored_references(features, neighbours, heads.n), mirrored)
 
 
 def prepare(context: Context) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from glpose.geometry import crop_frame
-from store.errors import CheckpointError, DataError, TrainingError
+from store.errors import CheckpointError, DataError, StoreError, TrainingError
 from store.features import VideoFeatures
 from store.reader import Store
 from store.schema import FeatureSchema
@@ -90,11 +91,13 @@ def load_resident(
     crop_scale: float,
     device: torch.device,
     videos: Sequence[str] | None = None,
+    view: int | Literal["mirrored"] = 0,
 ) -> ResidentFeatures:
     """Load a split's key maps, the local maps of offsets -k..k, embeddings and table to the device.
 
-    DataError where the split has no proposals, CheckpointError where k local frames were not extracted, TrainingError
-    where the device has not enough memory.
+    view: which stored view of every proposal. DataError where the split has no proposals, StoreError where a video has
+    no such view, CheckpointError where k local frames were not extracted, TrainingError where the device has not enough
+    memory.
     """
     table = store.table(keypoints=True)
     table = table.loc[(table["split"] == split) & table["video"].isin(list(videos or store.videos))]
@@ -116,7 +119,7 @@ def load_resident(
             features = store.features(video)
             if features.schema.space != schema.space:
                 raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
-            _load_video(held, start, len(table), features, rows, chosen, device)
+            _load_video(held, start, len(table), features, rows, _view_of(features, view), chosen, device)
             start += len(rows)
     except torch.OutOfMemoryError:
         raise _too_large(schema, len(table), len(offsets), device) from None
@@ -138,16 +141,30 @@ def resident_bytes(schema: FeatureSchema, proposals: int, local: int) -> int:
     return proposals * (1 + local) * per_map
 
 
+def _view_of(features: VideoFeatures, view: int | Literal["mirrored"]) -> int:
+    schema = features.schema
+    if view == "mirrored" and schema.mirrored is None:
+        raise StoreError(
+            f"video {features.video!r} has no mirrored view, which the flip test needs: run extract anew with "
+            "--set extract.mirror=true --force"
+        )
+    number = schema.mirrored if view == "mirrored" else view
+    if number is None or not 0 <= number < schema.views:
+        raise StoreError(f"video {features.video!r} has no view {view}; it has {schema.views}, numbered from 0")
+    return number
+
+
 def _load_video(
     held: dict[str, Tensor],
     start: int,
     total: int,
     features: VideoFeatures,
     rows: np.ndarray,
+    view: int,
     offsets: Sequence[int],
     device: torch.device,
 ) -> None:
-    """Fill the rows from `start` on with view 0 of these proposals, as stored. held: made whole by the first video.
+    """Fill the rows from `start` on with one view of these proposals, as stored. held: made whole by the first video.
 
     rows: (n,) of the video. offsets: positions along the local maps' axis. total: rows of all videos.
     """
@@ -161,27 +178,27 @@ def _load_video(
     names: dict[str, tuple[int, ...]] = {"key": (), **({"local": (len(offsets),)} if offsets else {})}
     for name, lead in names.items():
         target = place(name, (*lead, *features.schema.map_shape), stored)
-        _read_maps(target, features, name, rows, offsets if lead else None)
+        _read_maps(target, features, name, rows, view, offsets if lead else None)
         if stored == torch.uint8:
-            scale = features.read(f"{name}_scale", rows)[:, 0]
+            scale = features.read(f"{name}_scale", rows)[:, view]
             scale = scale[:, list(offsets)] if lead else scale
             place(f"{name}_scale", scale.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(scale)))
-    embedding = features.read("embedding", rows)[:, 0]
+    embedding = features.read("embedding", rows)[:, view]
     place("embedding", embedding.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(embedding)))
 
 
 def _read_maps(
-    target: Tensor, features: VideoFeatures, name: str, rows: np.ndarray, offsets: Sequence[int] | None
+    target: Tensor, features: VideoFeatures, name: str, rows: np.ndarray, view: int, offsets: Sequence[int] | None
 ) -> None:
     """Read maps straight into memory of this machine; for another device by way of one reused, pinned buffer."""
     reader = features.reader(name)
     if target.device.type == "cpu":
-        reader.read_into(target.numpy(), rows, 0, offsets)
+        reader.read_into(target.numpy(), rows, view, offsets)
         return
     buffer = torch.empty((BLOCK, *target.shape[1:]), dtype=target.dtype, pin_memory=target.device.type == "cuda")
     for first in range(0, len(rows), BLOCK):
         part = rows[first : first + BLOCK]
-        reader.read_into(buffer[: len(part)].numpy(), part, 0, offsets)
+        reader.read_into(buffer[: len(part)].numpy(), part, view, offsets)
         target[first : first + len(part)].copy_(buffer[: len(part)])  # waits: the buffer is filled again next
 
 
