@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,11 +120,3 @@ def test_decodings_lead_from_the_plain_one_to_the_one_asked_for() -> None:
         ways = decodings(EvalOptions.model_validate({"decode": decode, "flip": flip}))
         assert [way.words for way in ways] == words
         assert len({way.name for way in ways}) == len(ways)
-
-
-def test_mirrored_features_may_hold_more_local_frames_than_the_heads_use() -> None:
-    clean = spots(centres(1))
-    local = Maps(torch.zeros(PEOPLE, 2, JOINTS, *GRID), None)
-    more = replace(features(clean), offsets=(-1, 1), local=local)
-    [poses] = predict_poses(HEADS, more, NOBODY, "heatmap", 4)  # pyright: ignore[reportArgumentType]
-    assert poses.shape == (PEOPLE, JOINTS, 3)
