@@ -10,20 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glpose.data.resident import ResidentFeatures
+from glpose.data.windows import SplitFeatures, Window
 from glpose.geometry import heatmap_to_frame
 from glpose.heatmaps import decode_argmax, decode_dark
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import EvalOptions
-from glpose.training import References, head_inputs
-
-
-@dataclass(frozen=True)
-class Mirrored:
-    """What the flip test adds: features of the same proposals in their mirrored view, and `JointSet.flip_order`."""
-
-    features: ResidentFeatures
-    flip_order: Sequence[int]
+from glpose.references import References, head_inputs, in_window
 
 
 @dataclass(frozen=True)
@@ -59,43 +51,48 @@ def decodings(options: EvalOptions) -> list[Decoding]:
 
 def predict_poses(
     model: GLPoseHeads,
-    features: ResidentFeatures,
+    split: SplitFeatures,
     references: References,
     score: str,
     batch_size: int,
     ways: Sequence[Decoding] = (PLAIN,),
     sigma: float = 3.0,
-    mirrored: Mirrored | None = None,
+    flip_order: Sequence[int] = (),
 ) -> list[np.ndarray]:
-    """Per decoding (P, J, 3) float64: x, y in frame px and a score per joint, for every row of `features`.
+    """Per decoding (P, J, 3) float64: x, y in frame px and a score per joint, for every proposal of the split.
 
-    All come from the same heatmaps. score: "product", heatmap maximum x box score, or "heatmap", the maximum alone.
-    sigma: of the targets that the heads were trained on, at a heatmap 72 wide; for DARK. mirrored: for decodings with
-    the flip test; its references are the mirrored views of the same proposals. ValueError where it is lacking.
+    All come from the same heatmaps. references: of all proposals, as `index` stored them. score: "product", heatmap
+    maximum x box score, or "heatmap", the maximum alone. sigma: of the targets that the heads were trained on, at a
+    heatmap 72 wide; for DARK. flip_order: `JointSet.flip_order`, for decodings with the flip test, which show the heads
+    key, local frames and references mirrored. ValueError where the split lacks the mirrored view.
     """
-    if mirrored is None and any(way.flip for way in ways):
+    flips = any(way.flip for way in ways)
+    if flips and split.mirrored is None:
         raise ValueError("the flip test needs the features of the mirrored view")
-    size = (features.schema.height, features.schema.width)
-    box_scores = features.table["score"].to_numpy()
-    poses: list[list[np.ndarray]] = [[] for _ in ways]
-    for rows in torch.arange(len(features)).split(batch_size):
-        heatmaps = predict_heatmaps(model, features, references, rows)
-        averaged = heatmaps
-        if mirrored is not None and any(way.flip for way in ways):
-            turned = predict_heatmaps(model, mirrored.features, references, rows)
-            averaged = (heatmaps + turned.flip(-1)[:, list(mirrored.flip_order)]) / 2
-        chosen = rows.numpy()
-        for way, found in zip(ways, poses, strict=True):
-            values = (averaged if way.flip else heatmaps).cpu().numpy()
-            points, maxima = decode_dark(values, sigma) if way.decode == "dark" else decode_argmax(values)
-            joint_scores = maxima * box_scores[chosen, None] if score == "product" else maxima
-            xy = heatmap_to_frame(points, features.regions[chosen], size)
-            found.append(np.concatenate([xy, joint_scores[..., None]], axis=-1))
-    return [np.concatenate(found) for found in poses]
+    size = (split.schema.height, split.schema.width)
+    box_scores = split.table["score"].to_numpy()
+    poses = [np.empty((len(split), model.head.out_channels, 3)) for _ in ways]
+    for videos in split.window_videos():
+        window = split.window(videos)
+        found = in_window(split, window, references.of(window.rows, model.options.n))
+        for start in range(0, len(window.rows), batch_size):
+            rows = window.rows[start : start + batch_size]
+            heatmaps = averaged = _heatmaps(model, window, found, rows, 0)
+            if flips and split.mirrored is not None:
+                turned = _heatmaps(model, window, found, rows, split.mirrored)
+                averaged = (heatmaps + turned.flip(-1)[:, list(flip_order)]) / 2
+            for way, own in zip(ways, poses, strict=True):
+                values = (averaged if way.flip else heatmaps).cpu().numpy()
+                points, maxima = decode_dark(values, sigma) if way.decode == "dark" else decode_argmax(values)
+                own[rows, :, :2] = heatmap_to_frame(points, split.regions[rows], size)
+                own[rows, :, 2] = maxima * box_scores[rows, None] if score == "product" else maxima
+    return poses
 
 
-def predict_heatmaps(model: GLPoseHeads, features: ResidentFeatures, references: References, rows: Tensor) -> Tensor:
-    """(B, J, H, W) float32 heatmaps of some rows, on the device of the features."""
-    near = features.nearer(model.options.k)
+def _heatmaps(
+    model: GLPoseHeads, window: Window, references: tuple[Tensor, Tensor], rows: np.ndarray, view: int
+) -> Tensor:
+    """(B, J, H, W) float32 of one view of some proposals, their local frames and references."""
     with torch.inference_mode():
-        return model(*head_inputs(near, references, model.options, rows.to(near.device))).float()
+        inputs = head_inputs(window, references, rows, model.options.per_channel, view, view)
+        return model(*inputs.of(model.options)).float()

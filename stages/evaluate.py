@@ -11,7 +11,7 @@ import numpy as np
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
-from glpose.evaluation import Decoding, Mirrored, decodings, predict_poses
+from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
@@ -20,7 +20,7 @@ from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
-from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
+from stages.train import CHECKPOINTS, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
@@ -64,6 +64,14 @@ def inputs(context: Context, unit: str) -> str:
     return fingerprint([heads, split_digest(context, "eval"), truth])
 
 
+def prepare(context: Context) -> Split:
+    """Load the evaluation split, with what the trained heads need of it."""
+    config = context.config
+    if config.eval.checkpoint == "best" and config.train.validation == 0:
+        raise ConfigError("eval.checkpoint: best needs held-out videos to choose it on: train with train.validation")
+    return load_split(context, "eval", k=config.train.heads.k, n=config.train.heads.n)
+
+
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
@@ -102,15 +110,14 @@ def _scorer(config: PipelineConfig) -> Scorer:
 
 def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
     """Variant -> (P, J, 3) poses of all proposals of the split, with those of the decodings to compare with."""
-    config, poses, split = context.config, {}, shared.features
-    device, ways = choose_device(config.runtime), decodings(config.eval)
-    mirrored = None if shared.mirrored is None else Mirrored(shared.mirrored, joint_set(config.data).flip_order)
+    config, poses = context.config, {}
+    device, ways, joints = choose_device(config.runtime), decodings(config.eval), joint_set(config.data)
     for variant in variants(config):
-        with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
-            model = load_heads(checkpoint, space=split.schema.space).to(device)
+        with local_file(context.output("train", variant) / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
+            model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
         found = predict_poses(
-            model, split, shared.references, config.eval.score, config.runtime.batch_size,
-            ways, config.train.sigma, mirrored,
+            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
+            ways, config.train.sigma, joints.flip_order,
         )  # fmt: skip
         poses |= {_named(variant, way, config): of_way for way, of_way in zip(ways, found, strict=True)}
     return poses
@@ -203,7 +210,7 @@ STAGE = Stage(
     parameters=parameters,
     units=lambda context, everything: [UNIT],
     inputs=inputs,
-    prepare=lambda context: load_split(context, "eval"),
+    prepare=prepare,
     make=make,
     finish=finish,
 )

@@ -14,7 +14,7 @@ from small_pipelines import context, glpose_stage, write_dataset, write_pipeline
 
 import store
 from glpose.augmentation import Augmentation, augment_keypoints, crop_keypoints
-from glpose.data.resident import load_resident
+from glpose.data.windows import open_split
 from glpose.geometry import crop_affine, crop_frame, mirror_affine, warp_crop
 from glpose.keypoints import POSETRACK
 from glpose.options import ExtractOptions
@@ -206,23 +206,27 @@ def test_what_a_pipeline_stores(done: Path) -> None:
     assert np.array_equal(sample.key, stored.features("a").key([3])[0, 2])
 
 
-def test_one_view_of_a_split_is_loaded(done: Path) -> None:
+def test_views_of_a_split_are_loaded(done: Path) -> None:
     stored, device = store.open(done.parent / "work"), torch.device("cpu")
-    for split, view, videos, number in (("train", 2, "ab", 2), ("eval", "mirrored", "c", 1), ("eval", 0, "c", 0)):
-        held = load_resident(stored, split, 1, CROP, 1.25, device, view=view)  # pyright: ignore[reportArgumentType]
-        features = [stored.features(video) for video in videos]
-        key = np.concatenate([one.key(views=[number])[:, 0] for one in features])
-        local = np.concatenate([one.local(views=[number])[:, 0] for one in features])
-        rows = torch.arange(len(held))
-        assert held.local is not None
-        np.testing.assert_allclose(held.key[rows], key, rtol=1e-6)
-        np.testing.assert_allclose(held.local[rows], local, rtol=1e-6)
-        embedding = np.concatenate([one.embedding[:, number] for one in features])
-        np.testing.assert_array_equal(held.embedding, embedding)
+    for split, views, mirrored, videos, numbers in (
+        ("train", 3, False, "ab", [0, 1, 2]),
+        ("eval", 1, True, "c", [0, 1]),
+    ):
+        opened = open_split(stored, split, 1, CROP, 1.25, device, views=views, mirrored=mirrored)
+        held, features = opened.held, [stored.features(video) for video in videos]
+        assert opened.mirrored == (1 if mirrored else None)
+        assert held is not None and held.local is not None
+        rows = torch.arange(len(opened))
+        for place, number in enumerate(numbers):
+            key = np.concatenate([one.key(views=[number])[:, 0] for one in features])
+            local = np.concatenate([one.local(views=[number])[:, 0] for one in features])
+            np.testing.assert_allclose(held.key.take(rows, place), key, rtol=1e-6)
+            np.testing.assert_allclose(held.local.take(rows, place), local, rtol=1e-6)
+        np.testing.assert_array_equal(held.embedding, np.concatenate([one.embedding[:, 0] for one in features]))
     with pytest.raises(StoreError, match=r"'a' has no mirrored view, .*extract\.mirror=true"):
-        load_resident(stored, "train", 1, CROP, 1.25, device, view="mirrored")
-    with pytest.raises(StoreError, match="'c' has no view 2; it has 2, numbered from 0"):
-        load_resident(stored, "eval", 1, CROP, 1.25, device, view=2)
+        open_split(stored, "train", 1, CROP, 1.25, device, mirrored=True)
+    with pytest.raises(StoreError, match="'a' has no view 3; it has 3, numbered from 0"):
+        open_split(stored, "train", 1, CROP, 1.25, device, views=4)
 
 
 def test_eval_shows_what_each_option_changes(done: Path) -> None:
