@@ -56,7 +56,7 @@ def predict_poses(
     score: str,
     batch_size: int,
     ways: Sequence[Decoding] = (PLAIN,),
-    sigma: float = 3.0,
+    sigma: float | None = None,
     flip_order: Sequence[int] = (),
 ) -> list[np.ndarray]:
     """Per decoding (P, J, 3) float64: x, y in frame px and a score per joint, for every proposal of the split.
@@ -64,11 +64,13 @@ def predict_poses(
     All come from the same heatmaps. references: of all proposals, as `index` stored them. score: "product", heatmap
     maximum x box score, or "heatmap", the maximum alone. sigma: of the targets that the heads were trained on, at a
     heatmap 72 wide; for DARK. flip_order: `JointSet.flip_order`, for decodings with the flip test, which show the heads
-    key, local frames and references mirrored. ValueError where the split lacks the mirrored view.
+    key, local frames and references mirrored. ValueError where sigma or the mirrored view is lacking.
     """
     flips = any(way.flip for way in ways)
     if flips and split.mirrored is None:
         raise ValueError("the flip test needs the features of the mirrored view")
+    if sigma is None and any(way.decode == "dark" for way in ways):
+        raise ValueError("DARK needs the sigma of the targets")
     size = (split.schema.height, split.schema.width)
     box_scores = split.table["score"].to_numpy()
     poses = [np.empty((len(split), model.head.out_channels, 3)) for _ in ways]
@@ -83,7 +85,10 @@ def predict_poses(
                 averaged = (heatmaps + turned.flip(-1)[:, list(flip_order)]) / 2
             for way, own in zip(ways, poses, strict=True):
                 values = (averaged if way.flip else heatmaps).cpu().numpy()
-                points, maxima = decode_dark(values, sigma) if way.decode == "dark" else decode_argmax(values)
+                if way.decode == "dark" and sigma is not None:
+                    points, maxima = decode_dark(values, sigma)
+                else:
+                    points, maxima = decode_argmax(values)
                 own[rows, :, :2] = heatmap_to_frame(points, split.regions[rows], size)
                 own[rows, :, 2] = maxima * box_scores[rows, None] if score == "product" else maxima
     return poses

@@ -256,7 +256,8 @@ class ExtractOptions(Options):
     augmentation: AugmentationOptions = AugmentationOptions()
     view_seed: int = Field(default=0, ge=0, description="draws the augmented views")
     mirror: bool = Field(
-        default=False, description="store the mirrored clean crop too, for videos with an eval split (eval.flip)"
+        default=False,
+        description="store the mirrored crop too, of videos with an eval split, for eval.flip; not part of the record",
     )
 
     @model_validator(mode="after")

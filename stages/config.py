@@ -65,7 +65,7 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
         if self.eval.flip and not self.extract.mirror:
             raise ValueError(
-                "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract anew"
+                "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"
             )
         if heads.per_channel and self.index.similarity != "inner_product":
             raise ValueError(

@@ -20,17 +20,23 @@ from store.tables import BOX, merge_tables, read_table, write_table
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options, those of further views only where there are some; the checkpoint by its contents."""
-    unused = {"checkpoint", "width"}
+    """All options but `mirror`, those of augmented views only where there are some; the checkpoint by its contents."""
+    unused = {"checkpoint", "width", "mirror"}
     unused |= {"views", "augmentation", "view_seed"} if config.extract.views == 1 else set()
-    unused |= set() if config.extract.mirror else {"mirror"}
     options = config.extract.model_dump(mode="json", exclude=unused)
     return {**options, "checkpoint": file_digest(resolve_checkpoint(config.extract.checkpoint))}
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the video's proposals and frames."""
-    return fingerprint([context.commit("detect", unit).digest, open_video(context.video(unit)).frames.fingerprint()])
+    """Digest of the video's proposals and frames, and of whether its mirrored view is asked for.
+
+    Were that in the record, whoever wants the flip test would extract and train everything anew, not only what eval
+    looks at.
+    """
+    ref = context.video(unit)
+    mirrored = context.config.extract.mirror and "eval" in ref.ranges
+    asked = ["mirrored"] if mirrored else []
+    return fingerprint([context.commit("detect", unit).digest, open_video(ref).frames.fingerprint(), *asked])
 
 
 def prepare(context: Context) -> Backbone:

@@ -20,7 +20,7 @@ class FeatureSchema(BaseModel):
 
     offsets: frame offsets of the local maps, in the order of `local`'s axis. stride: crop px per feature px.
     views: of every proposal; view 0 is the clean crop. mirrored: the view that is the clean crop mirrored, if there is
-    one; it is for evaluation, all other views but 0 are augmentations to train on.
+    one, the last; it is for evaluation, all other views but 0 are augmentations to train on.
     space: the feature-space id: features compare only within one.
     """
 
@@ -48,11 +48,6 @@ class FeatureSchema(BaseModel):
     def attributes(self) -> dict[str, Any]:
         """As plain data; `mirrored` is left out where no view is."""
         return self.model_dump(mode="json", exclude_none=True)
-
-    @property
-    def training_views(self) -> tuple[int, ...]:
-        """Numbers of the views that may be drawn in training: 0, the clean one, and the augmented ones."""
-        return tuple(view for view in range(self.views) if view != self.mirrored)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:

@@ -138,7 +138,7 @@ def test_every_view_has_its_affine(tmp_path: Path) -> None:
     for rows in ([39, 0, 0], np.array([5]), slice(30, 35), slice(0, 0)):
         chosen = features.affine(rows)
         assert chosen is not None and np.array_equal(chosen, want[rows])
-    assert features.schema == form and form.training_views == (0, 1)
+    assert features.schema == form
     group: Any = zarr.open(features.path, mode="r")
     assert group.attrs["mirrored"] == 2
     assert group["affine"].metadata.dimension_names == ("proposal", "view", "row", "column")
@@ -147,7 +147,7 @@ def test_every_view_has_its_affine(tmp_path: Path) -> None:
 def test_one_view_has_the_affine_of_its_box(tmp_path: Path) -> None:
     features = write(tmp_path, schema(), *maps(2, schema()))
     assert features.affine() is None and "affine" not in features.keys()  # noqa: SIM118
-    assert "mirrored" not in features.group.attrs and features.schema.training_views == (0,)
+    assert "mirrored" not in features.group.attrs
 
 
 def test_several_views_without_affines_of_earlier_releases(tmp_path: Path) -> None:

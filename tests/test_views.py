@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_pipelines import context, glpose_stage, write_dataset, write_pipeline
+from small_pipelines import attempts, context, finish_project, glpose_stage, write_dataset, write_pipeline
 
 import store
 from glpose.augmentation import Augmentation, augment_keypoints, crop_keypoints
@@ -167,7 +167,9 @@ def test_a_default_store_is_what_it_was(tmp_path: Path) -> None:
     drawn = context(config, "extract.views=3", "extract.augmentation.flip=0.1").config
     assert set(extract.parameters(drawn)) - names == {"views", "augmentation", "view_seed"}
     assert extract.parameters(drawn)["augmentation"]["flip"] == 0.1
-    assert set(extract.parameters(context(config, "extract.mirror=true").config)) - names == {"mirror"}
+    assert extract.parameters(context(config, "extract.mirror=true").config) == extract.parameters(
+        context(config).config
+    )
 
 
 VIEWS: dict[str, dict[str, Any]] = {
@@ -263,3 +265,21 @@ def test_flip_without_mirrored_views_is_refused(done: Path) -> None:
     assert code != 0 and "eval.flip needs mirrored views in the store: set extract.mirror=true" in printed
     code, printed = glpose_stage(done, "extract", "--set", "extract.views=2")
     assert code == 1 and "extract.views: 3 -> 2" in printed
+
+
+def test_who_wants_the_flip_test_later_trains_nothing_anew(tmp_path: Path) -> None:
+    work = finish_project(tmp_path) / "work"
+    config = write_pipeline(tmp_path, eval={"overlay": False})
+    before = {stage: attempts(work, stage) for stage in ("extract", "index", "train")}
+    code, printed = glpose_stage(config, "eval", "--set", "extract.mirror=true", "--set", "eval.flip=true", "--force")
+    assert (
+        code == 1 and "'c' has no mirrored view" in printed and "extract.mirror=true and run extract again" in printed
+    )
+    code, printed = glpose_stage(config, "run", "--set", "extract.mirror=true")
+    assert code == 1 and "eval.overlay: True -> False" in printed  # all before eval went through
+    after = {stage: attempts(work, stage) for stage in before}
+    assert after["train"] == before["train"]
+    for stage in ("extract", "index"):
+        assert [video for video in "abc" if after[stage][video] != before[stage][video]] == ["c"]
+    code, printed = glpose_stage(config, "eval", "--set", "extract.mirror=true", "--set", "eval.flip=true", "--force")
+    assert code == 0 and "-> " in printed and "argmax, flip test" in printed

@@ -140,7 +140,7 @@ def _number_of(features: VideoFeatures, view: View) -> int:
     if schema.mirrored is None:
         raise StoreError(
             f"video {features.video!r} has no mirrored view, which the flip test needs: set extract.mirror=true and "
-            "run extract with --force"
+            "run extract again"
         )
     return schema.mirrored
 
