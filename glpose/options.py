@@ -214,6 +214,28 @@ class DetectOptions(Options):
         return self
 
 
+class WarpOptions(Options):
+    """Random affines as the HRNet lineage draws them; the ranges are the paper's."""
+
+    rotation: float = Field(default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, p = 0.6")
+    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> WarpOptions:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
+        return self
+
+
+class AugmentationOptions(WarpOptions):
+    """Random crops of a person: those affines, and half bodies."""
+
+    half_body: float = Field(
+        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
+    )
+
+
 class ExtractOptions(Options):
     """Backbone features of every proposal and of its box in the neighbouring frames."""
 
@@ -228,6 +250,15 @@ class ExtractOptions(Options):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
     dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
     codec: Literal["crc32c", "zstd"] = "crc32c"
+    views: int = Field(
+        default=1, ge=1, le=64, description="of each proposal of videos with a train split: clean, the rest augmented"
+    )
+    augmentation: AugmentationOptions = AugmentationOptions()
+    view_seed: int = Field(default=0, ge=0, description="draws the augmented views")
+    mirror: bool = Field(
+        default=False,
+        description="store the mirrored crop too, of videos with an eval split, for eval.flip; not part of the record",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> ExtractOptions:
@@ -293,20 +324,6 @@ class HeadOptions(Options):
         return self
 
 
-class WarpOptions(Options):
-    """Ranges of the affine warps of stored features: the paper's of images."""
-
-    rotation: float = Field(default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, p = 0.6")
-    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    flip: float = Field(default=0.5, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self) -> WarpOptions:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
-        return self
-
-
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
 
@@ -357,6 +374,10 @@ class EvalOptions(Options):
     joints: Literal["annotated", "visible"] = Field(
         default="annotated", description="joints that count; poseval: annotated"
     )
+    decode: Literal["argmax", "dark"] = Field(
+        default="argmax", description="heatmap to point: argmax with a quarter-pixel shift, or DARK (CVPR 2020)"
+    )
+    flip: bool = Field(default=False, description="average with the heatmaps of the mirrored crop (extract.mirror)")
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
     checkpoint: Literal["last", "best"] = Field(
         default="last", description="weights of the last epoch, or of the best on train.validation's videos"
@@ -367,7 +388,7 @@ class EvalOptions(Options):
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
 
 
-class PretrainOptions(Options):
+class PretrainOptions(AugmentationOptions):
     """Single-frame HRNet training on endless generated frames: makes the weights that ship as `demo`."""
 
     width: int = Field(default=16, ge=4)
@@ -383,12 +404,6 @@ class PretrainOptions(Options):
         default="cross_entropy",
         description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner",
     )
-    rotation: float = Field(default=45.0, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6")
-    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    half_body: float = Field(
-        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
-    )
-    flip: float = Field(default=0.5, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = Field(default=0, ge=0)
 

@@ -63,6 +63,10 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.k = {heads.k} needs extract.k >= {heads.k}, it is {self.extract.k}")
         if heads.n > self.index.n:
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
+        if self.eval.flip and not self.extract.mirror:
+            raise ValueError(
+                "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"
+            )
         if heads.per_channel and self.index.similarity != "inner_product":
             raise ValueError(
                 "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
-from glpose.evaluation import predict_poses
+from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
@@ -82,7 +82,8 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
-        _draw(out, videos[0], joint_set(config.data))
+        drawn = {variant: videos[0].poses[variant] for variant in variants(config)}
+        _draw(out, replace(videos[0], poses=drawn), joint_set(config.data))
     attempt.meta = {"mean": {name: number_or_none(mean) for name, mean in scores.mean.items()}}
     return ""
 
@@ -108,16 +109,23 @@ def _scorer(config: PipelineConfig) -> Scorer:
 
 
 def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
-    """Variant -> (P, J, 3) poses of all proposals of the split."""
+    """Variant -> (P, J, 3) poses of all proposals of the split, with those of the decodings to compare with."""
     config, poses = context.config, {}
-    device = choose_device(config.runtime)
+    device, ways, joints = choose_device(config.runtime), decodings(config.eval), joint_set(config.data)
     for variant in variants(config):
         with local_file(context.output("train", variant) / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
             model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
-        poses[variant] = predict_poses(
-            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
-        )
+        found = predict_poses(
+            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
+            ways, config.train.sigma, joints.flip_order,
+        )  # fmt: skip
+        poses |= {_named(variant, way, config): of_way for way, of_way in zip(ways, found, strict=True)}
     return poses
+
+
+def _named(variant: str, way: Decoding, config: PipelineConfig) -> str:
+    """The name of a variant's results: its own for the decoding that was asked for, else with the decoding's."""
+    return variant if way == decodings(config.eval)[-1] else f"{variant}_{way.name}"
 
 
 def _evaluated(context: Context, shared: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
@@ -144,11 +152,25 @@ def _table(config: PipelineConfig, scores: Scores) -> str:
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
-    rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
-    notes = [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
+    ways, ordered = decodings(config.eval), sorted(variants(config), reverse=True)
+    rows = scores.table(
+        {
+            _named(variant, way, config): labels[variant] + (f", {way.words}" if len(ways) > 1 else "")
+            for variant in ordered
+            for way in ways
+        }
+    )
+    notes = [_effect(config, variant, labels[variant], scores) for variant in ordered] if len(ways) > 1 else []
+    notes += [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
     if len(scores.problems) > PROBLEMS_SHOWN:
         notes.append(f"note: {len(scores.problems) - PROBLEMS_SHOWN} more in scores.json")
     return "\n".join([heading, *([config.note] if config.note else []), rows, *notes])
+
+
+def _effect(config: PipelineConfig, variant: str, label: str, scores: Scores) -> str:
+    """What DARK and the flip test change, on the same heatmaps."""
+    steps = [f"{scores.mean[_named(variant, way, config)]:.2f} {way.words}" for way in decodings(config.eval)]
+    return f"{label}, {scores.metric}: {' -> '.join(steps)}"
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:

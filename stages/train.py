@@ -79,7 +79,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     """Bring what heads of k and n need of a split's videos (all by default) to where they can use it.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
-    NotCommitted where one has no features or no index, or the index is of other features.
+    NotCommitted where one has no features or no index, or the index is of other features, StoreError where mirrored
+    views are needed and not stored.
     """
     config = context.config
     videos = split_videos(context, split) if videos is None else videos
@@ -91,6 +92,7 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     features = open_split(
         stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
         videos=videos, asked=config.runtime.residency, window=config.train.window,
+        mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
     return Split(features, stored_references(features.table, stored.neighbours(videos), n))

@@ -63,8 +63,8 @@ def test_training_does_not_depend_on_where_features_are_kept(mode: Mode) -> None
 def test_poses_do_not_depend_on_windows(mode: Mode) -> None:
     split = problem(VIDEOS)
     model, _ = trained(split, epochs=2)
-    whole = predict_poses(model, split, drawn(split), "product", batch_size=5)
-    parts = predict_poses(model, in_windows(split, 6, mode), drawn(split), "product", batch_size=5)
+    [whole] = predict_poses(model, split, drawn(split), "product", batch_size=5)
+    [parts] = predict_poses(model, in_windows(split, 6, mode), drawn(split), "product", batch_size=5)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 

@@ -6,16 +6,19 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from store.errors import CheckpointError
+from store.errors import CheckpointError, StoreError
 from store.features import VideoFeatures
 from store.reader import Store
 from store.schema import FeatureSchema
+
+View = int | Literal["mirrored"]  # a stored view by its number, or the one that is mirrored
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,13 @@ READERS = 4  # threads: while one waits for the disk, others check and copy
 
 
 def load_resident(
-    store: Store, table: pd.DataFrame, offsets: Sequence[int], views: Sequence[int], device: torch.device
+    store: Store, table: pd.DataFrame, offsets: Sequence[int], views: Sequence[View], device: torch.device
 ) -> ResidentFeatures:
     """Load the features of proposals of whole videos to the device.
 
     table: the proposals, with keypoints, by video and proposal. offsets: local maps to load. views: stored views to
     load, the clean one first. torch.OutOfMemoryError where the device has not enough memory; CheckpointError where
-    videos hold features of several backbones.
+    videos hold features of several backbones, StoreError where one has no such view.
     """
     videos = {str(video): group["proposal"].to_numpy() for video, group in table.groupby("video", sort=False)}
     opened = {video: store.features(video) for video in videos}
@@ -116,6 +119,7 @@ def load_resident(
     for video, features in opened.items():
         if features.schema.space != schema.space:
             raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
+    numbers = {video: [_number_of(features, view) for view in views] for video, features in opened.items()}
     held = _empty(schema, len(table), len(offsets), len(views), device)
     buffers = threading.local()
     parts = []
@@ -123,11 +127,12 @@ def load_resident(
     for video, rows in videos.items():
         for first in range(0, len(rows), BLOCK):
             own = rows[first : first + BLOCK]
-            parts.append((opened[video], own, {name: array[start : start + len(own)] for name, array in held.items()}))
+            parts.append((video, own, {name: array[start : start + len(own)] for name, array in held.items()}))
             start += len(own)
     with ThreadPoolExecutor(READERS, thread_name_prefix="load_resident") as pool:
         waiting = [
-            pool.submit(_load_part, features, own, targets, offsets, views, buffers) for features, own, targets in parts
+            pool.submit(_load_part, opened[video], own, targets, offsets, numbers[video], buffers)
+            for video, own, targets in parts
         ]
         for done in waiting:
             done.result()
@@ -144,6 +149,21 @@ def load_resident(
 def map_bytes(schema: FeatureSchema) -> int:
     """Bytes that one map and its scales take, as they are stored."""
     return int(np.prod(schema.map_shape)) * (1 if schema.dtype == "uint8" else 2) + 4 * schema.channels
+
+
+def _number_of(features: VideoFeatures, view: View) -> int:
+    """The number of a stored view of a video, whose videos need not all store as many."""
+    schema = features.schema
+    if view != "mirrored" and 0 <= view < schema.views:
+        return view
+    if view != "mirrored":
+        raise StoreError(f"video {features.video!r} has no view {view}; it has {schema.views}, numbered from 0")
+    if schema.mirrored is None:
+        raise StoreError(
+            f"video {features.video!r} has no mirrored view, which the flip test needs: set extract.mirror=true and "
+            "run extract again"
+        )
+    return schema.mirrored
 
 
 def _empty(schema: FeatureSchema, rows: int, offsets: int, views: int, device: torch.device) -> dict[str, Tensor]:
