@@ -339,8 +339,9 @@ class TrainOptions(Options):
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
     joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
     redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
-    augment: Literal["none", "warp"] = Field(
-        default="none", description="warp: random affine warps of key and local features, targets alike"
+    augment: Literal["none", "views", "warp"] = Field(
+        default="none",
+        description="views: one of extract.views at random; warp: random affine warps of key and local features",
     )
     warp: WarpOptions = WarpOptions()
     validation: float = Field(

@@ -63,6 +63,8 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.k = {heads.k} needs extract.k >= {heads.k}, it is {self.extract.k}")
         if heads.n > self.index.n:
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
+        if self.train.augment == "views" and self.extract.views == 1:
+            raise ValueError("train.augment: views needs some in the store: set extract.views=4, say, and run extract")
         if self.eval.flip and not self.extract.mirror:
             raise ValueError(
                 "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"

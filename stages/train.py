@@ -92,6 +92,7 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     features = open_split(
         stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
         videos=videos, asked=config.runtime.residency, window=config.train.window,
+        views=config.extract.views if split == "train" and config.train.augment == "views" else 1,
         mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")

@@ -68,7 +68,8 @@ class SplitFeatures:
 
     table: `Store.table` rows with keypoints, by video and proposal. embedding: (P, C) float32, of the clean view.
     regions: (P, 3) cx, cy, sw of the clean view's crop, frame px. held: the features in device or host memory, None
-    where windows are read from the store. mirrored: which of the views in memory is the mirrored one, if any.
+    where windows are read from the store. affines: (P, V, 2, 3) float64, frame px to crop px of the V views in memory
+    but the mirrored one; None where the clean view is all. mirrored: number of the mirrored one in memory, if any.
     """
 
     schema: FeatureSchema
@@ -80,6 +81,7 @@ class SplitFeatures:
     residency: Residency
     held: ResidentFeatures | None
     read: Callable[[pd.DataFrame], ResidentFeatures] | None = None
+    affines: np.ndarray | None = None
     mirrored: int | None = None
 
     def __len__(self) -> int:
@@ -212,6 +214,7 @@ def open_split(
         residency=plan,
         held=held,
         read=read,
+        affines=_affines(store, table, spans, views) if views > 1 else None,
         mirrored=views if mirrored else None,
     )
 
@@ -221,6 +224,15 @@ def _embeddings(store: Store, table: pd.DataFrame, spans: Mapping[str, tuple[int
     parts = [
         store.features(video).read("embedding", proposals[start:stop])[:, 0] for video, (start, stop) in spans.items()
     ]
+    return np.concatenate(parts)
+
+
+def _affines(store: Store, table: pd.DataFrame, spans: Mapping[str, tuple[int, int]], views: int) -> np.ndarray:
+    proposals, parts = table["proposal"].to_numpy(), []
+    for video, (start, stop) in spans.items():
+        stored = store.features(video).affine(proposals[start:stop])
+        assert stored is not None  # videos of several views have them
+        parts.append(stored[:, :views])
     return np.concatenate(parts)
 
 
