@@ -55,6 +55,9 @@ def predict_poses(
     references: References,
     score: str,
     batch_size: int,
+    *,
+    k: int | None = None,
+    n: int | None = None,
     ways: Sequence[Decoding] = (PLAIN,),
     sigma: float | None = None,
     flip_order: Sequence[int] = (),
@@ -62,9 +65,10 @@ def predict_poses(
     """Per decoding (P, J, 3) float64: x, y in frame px and a score per joint, for every proposal of the split.
 
     All come from the same heatmaps. references: of all proposals, as `index` stored them. score: "product", heatmap
-    maximum x box score, or "heatmap", the maximum alone. sigma: of the targets that the heads were trained on, at a
-    heatmap 72 wide; for DARK. flip_order: `JointSet.flip_order`, for decodings with the flip test, which show the heads
-    key, local frames and references mirrored. ValueError where sigma or the mirrored view is lacking.
+    maximum x box score, or "heatmap", the maximum alone. k, n: of `with_fewer`. sigma: of the targets that the heads
+    were trained on, at a heatmap 72 wide; for DARK. flip_order: `JointSet.flip_order`, for decodings with the flip
+    test, which show the heads key, local frames and references mirrored. ValueError where sigma or the mirrored view is
+    lacking.
     """
     flips = any(way.flip for way in ways)
     if flips and split.mirrored is None:
@@ -79,9 +83,9 @@ def predict_poses(
         found = in_window(split, window, references.of(window.rows, model.options.n))
         for start in range(0, len(window.rows), batch_size):
             rows = window.rows[start : start + batch_size]
-            heatmaps = averaged = _heatmaps(model, window, found, rows, 0)
+            heatmaps = averaged = _heatmaps(model, window, found, rows, 0, k, n)
             if flips and split.mirrored is not None:
-                turned = _heatmaps(model, window, found, rows, split.mirrored)
+                turned = _heatmaps(model, window, found, rows, split.mirrored, k, n)
                 averaged = (heatmaps + turned.flip(-1)[:, list(flip_order)]) / 2
             for way, own in zip(ways, poses, strict=True):
                 values = (averaged if way.flip else heatmaps).cpu().numpy()
@@ -95,9 +99,32 @@ def predict_poses(
 
 
 def _heatmaps(
-    model: GLPoseHeads, window: Window, references: tuple[Tensor, Tensor], rows: np.ndarray, view: int
+    model: GLPoseHeads,
+    window: Window,
+    references: tuple[Tensor, Tensor],
+    rows: np.ndarray,
+    view: int,
+    k: int | None,
+    n: int | None,
 ) -> Tensor:
     """(B, J, H, W) float32 of one view of some proposals, their local frames and references."""
     with torch.inference_mode():
         inputs = head_inputs(window, references, rows, model.options.per_channel, view, view)
-        return model(*inputs.of(model.options)).float()
+        return model(*with_fewer(inputs.of(model.options), model.offsets, k, n)).float()
+
+
+def with_fewer(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor], offsets: tuple[int, ...], k: int | None, n: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `GLPoseHeads.forward` takes, as it would be with fewer local frames or references; None: with all of them.
+
+    Local maps of more than k frames away become the key frame's, as past a clip's edge; references after the first n
+    count as missing. offsets: of the local maps.
+    """
+    key, local, references, similarity = inputs
+    if k is not None:
+        far = torch.tensor([abs(offset) > k for offset in offsets], dtype=torch.bool, device=key.device)
+        local = torch.where(far[:, None, None, None], key[:, None], local)
+    if n is not None:
+        similarity = torch.cat([similarity[:, :n], torch.full_like(similarity[:, n:], -torch.inf)], dim=1)
+    return key, local, references, similarity

@@ -57,7 +57,8 @@ def make_examples(split: SplitFeatures, fixed: References, joints: JointSet, opt
         weight = (keypoints[:, None, :, 2] >= least) & inside
     else:
         crop_size = (size[0] * STRIDE, size[1] * STRIDE)
-        seen = crop_keypoints(keypoints[:, None], split.affines, joints, crop_size)
+        every = np.broadcast_to(keypoints[:, None], (*split.affines.shape[:2], *keypoints.shape[1:]))
+        seen = crop_keypoints(every, split.affines, joints, crop_size)
         points, weight = seen[..., :2] / STRIDE, seen[..., 2] >= least
     trainable = np.asarray(weight[:, 0].any(axis=-1))
     if not trainable.any():

@@ -277,6 +277,11 @@ class IndexOptions(Options):
     pool: int | Literal["all"] = Field(
         default=20, description="proposals drawn at random per proposal, or all in scope"
     )
+    select: Literal["most_similar", "least_similar", "random", "other_video", "oracle"] = Field(
+        default="most_similar",
+        description="which of the pool; as controls, others than the paper's: oracle is nearest by true pose",
+    )
+    causal: bool = Field(default=False, description="pools of earlier frames alone, for streams")
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
     similarity: Literal["inner_product", "cosine"] = "inner_product"
     min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
@@ -288,12 +293,27 @@ class IndexOptions(Options):
             raise ValueError(f"a pool of {self.pool} cannot give n = {self.n} references")
         return self
 
+    @model_validator(mode="after")
+    def _scope_fits(self) -> IndexOptions:
+        if self.select == "other_video" and self.scope == "video":
+            raise ValueError("select other_video looks for references in the other videos: it needs scope dataset")
+        if self.causal and self.scope == "dataset":
+            raise ValueError("causal needs scope video: frames of other videos are neither earlier nor later")
+        return self
+
 
 class HeadOptions(Options):
     """Everything after the backbone: local and non-local weights, aggregation, enhancement, detection head."""
 
     k: int = Field(default=4, ge=0, description="local frames on each side that are used")
     n: int = Field(default=6, ge=0, description="non-local references that are used")
+    causal: bool = Field(default=False, description="local frames of offsets -k..-1 alone, for streams")
+    inputs: Literal["features", "key_copies"] = Field(
+        default="features", description="of local and non-local slots; key_copies, a control: the key frame in all"
+    )
+    weighted: bool = Field(
+        default=True, description="false, a control: plain concatenation, without the weights of Eq. 2 and 3"
+    )
     local_weight: Literal["inverse", "linear", "exponential", "uniform"] = Field(
         default="inverse", description="T of Eq. 2: 1 / |offset|, k + 1 - |offset|, exp(1 - |offset|), 1"
     )
@@ -379,6 +399,12 @@ class EvalOptions(Options):
         default="argmax", description="heatmap to point: argmax with a quarter-pixel shift, or DARK (CVPR 2020)"
     )
     flip: bool = Field(default=False, description="average with the heatmaps of the mirrored crop (extract.mirror)")
+    k: int | None = Field(
+        default=None, ge=0, description="keep fewer local frames than trained heads have; null: all of them"
+    )
+    n: int | None = Field(
+        default=None, ge=0, description="keep fewer references than trained heads have; null: all of them"
+    )
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
     checkpoint: Literal["last", "best"] = Field(
         default="last", description="weights of the last epoch, or of the best on train.validation's videos"

@@ -46,7 +46,7 @@ class HeadInputs:
 
     def of(self, heads: HeadOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The arguments of `GLPoseHeads.forward` for heads of fewer local frames or references."""
-        chosen = positions_within(self.offsets, heads.k)
+        chosen = positions_within(self.offsets, heads.k, heads.causal)
         local = self.local[:, chosen[0] : chosen[-1] + 1] if chosen else self.local[:, :0]  # offsets rise
         similarity = self.products if heads.per_channel else self.similarity
         assert similarity is not None

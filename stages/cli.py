@@ -203,19 +203,29 @@ def inspect(
 @app.command()
 def export(
     pipeline: Pipeline,
-    hdf5: Annotated[Path, typer.Option("--hdf5", metavar="FILE", help="File to write.")],
+    hdf5: Annotated[
+        Path | None, typer.Option("--hdf5", metavar="FILE", help="Write features, proposals and neighbours there.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", metavar="FILE", help="Write trained heads there.")] = None,
     config: Config = None,
     settings: Settings = None,
-    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")] = "*",
-    split: Annotated[str | None, typer.Option(help="Only videos of the train or eval split.")] = None,
+    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="HDF5: of videos that match.")] = "*",
+    split: Annotated[str | None, typer.Option(help="HDF5: of videos of the train or eval split.")] = None,
+    variant: Annotated[str, typer.Option(help="ONNX: which heads, glpose or single_frame.")] = "glpose",
 ) -> None:
-    """Write features, proposals and neighbours to one self-describing HDF5 file, to share or archive."""
+    """Write the store to one self-describing HDF5 file, to share or archive, or trained heads to an ONNX file."""
+    if (hdf5 is None) == (onnx is None):
+        raise typer.BadParameter("give one of --hdf5 FILE and --onnx FILE")
     context = _context(pipeline, config, settings, videos)
     from rich.console import Console
 
     from stages.export import export as export_store
+    from stages.export import export_onnx
 
-    export_store(context, hdf5, Console(), split=split)
+    if hdf5 is not None:
+        export_store(context, hdf5, Console(), split=split)
+    if onnx is not None:
+        export_onnx(context, variant, onnx, Console())
 
 
 @app.command("import")

@@ -117,7 +117,7 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
             model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
         found = predict_poses(
             model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
-            ways, config.train.sigma, joints.flip_order,
+            k=config.eval.k, n=config.eval.n, ways=ways, sigma=config.train.sigma, flip_order=joints.flip_order,
         )  # fmt: skip
         poses |= {_named(variant, way, config): of_way for way, of_way in zip(ways, found, strict=True)}
     return poses
@@ -147,8 +147,7 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 
 
 def _table(config: PipelineConfig, scores: Scores) -> str:
-    heads = config.train.heads
-    labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    labels = {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
@@ -171,6 +170,25 @@ def _effect(config: PipelineConfig, variant: str, label: str, scores: Scores) ->
     """What DARK and the flip test change, on the same heatmaps."""
     steps = [f"{scores.mean[_named(variant, way, config)]:.2f} {way.words}" for way in decodings(config.eval)]
     return f"{label}, {scores.metric}: {' -> '.join(steps)}"
+
+
+def heads_in_words(config: PipelineConfig) -> str:
+    """How many local frames and references the evaluated heads see, and which, where they are not the paper's."""
+    heads, index = config.train.heads, config.index
+    k, n = (
+        f"{name}={trained}" if fewer in (None, trained) else f"{name}={fewer} of {trained} trained"
+        for name, fewer, trained in (("k", config.eval.k, heads.k), ("n", config.eval.n, heads.n))
+    )
+    words = [k, n]
+    if heads.inputs == "key_copies":
+        words.append("fed copies of the key frame")
+    elif heads.n and index.select != "most_similar":
+        words.append(f"references: {index.select}")
+    if heads.causal:
+        words.append("causal")
+    elif heads.n and index.causal:
+        words.append("references of earlier frames")
+    return ", ".join(words if heads.weighted else [*words, "no weights"])
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:

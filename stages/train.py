@@ -12,6 +12,7 @@ from typing import Any
 
 import store
 from glpose.data.dataset import joint_set
+from glpose.data.resident import positions_within
 from glpose.data.windows import SplitFeatures, open_split
 from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import save_checkpoint
@@ -217,7 +218,7 @@ def _keep_last_good(shared: Training, units: Mapping[str, HeadOptions], state: P
         return ""
     offsets = shared.examples.split.offsets
     for unit, heads in units.items():
-        own = [offset for offset in offsets if abs(offset) <= heads.k]
+        own = [offsets[position] for position in positions_within(offsets, heads.k, heads.causal)]
         path = state.with_name(f"{unit}-epoch-{epoch}.safetensors")
         save_checkpoint(path, parts[unit]["model"], heads_metadata(shared, heads, own))
     return f"; the weights after epoch {epoch} are in {state.parent}"

@@ -395,6 +395,19 @@ def test_neighbours_of_other_videos(tmp_path: Path, video: str, reference: int, 
     assert faults(stage, splits=splits) == wanted
 
 
+def test_neighbours_of_the_own_video_where_only_others_were_asked_for(tmp_path: Path) -> None:
+    record = make_record("extract", 1, {"n": 2, "scope": "dataset", "select": "other_video"}, {})
+    table = neighbours()
+    table["reference_video"] = at(74, "clip")(pd.Series("other", index=table.index))
+    stage = StageFolder(tmp_path / "s")
+    stage.begin(record)
+    with stage.writing(record, "clip", "") as attempt:
+        write_table(attempt.path, "neighbours", table)
+        attempt.meta = {"proposals": PROPOSALS, "fewer_than_n": 0}
+    line = "proposal 37: in neighbours.parquet reference 38 is of video 'clip'"
+    assert faults(stage, splits=splits) == [f"extract clip: {line}"]
+
+
 def test_neighbours_that_are_missing(tmp_path: Path) -> None:
     table = neighbours().drop(index=[75])
     stage = written(StageFolder(tmp_path / "s"), lambda attempt: write_table(attempt.path, "neighbours", table))

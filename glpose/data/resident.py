@@ -95,9 +95,9 @@ class ResidentFeatures:
         return replace(self, table=table, key=maps[0], local=maps[1], embedding=self.embedding[start:stop].to(device))
 
 
-def positions_within(offsets: Sequence[int], k: int) -> list[int]:
-    """Positions of the offsets -k .. k among `offsets`."""
-    return [position for position, offset in enumerate(offsets) if abs(offset) <= k]
+def positions_within(offsets: Sequence[int], k: int, causal: bool = False) -> list[int]:
+    """Positions of the offsets -k .. k, or -k .. -1 if causal, among `offsets`."""
+    return [position for position, offset in enumerate(offsets) if -k <= offset <= (-1 if causal else k)]
 
 
 BLOCK = 32  # proposals that are read at once: those of a shard
