@@ -24,10 +24,10 @@ from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
-from store.places import local_file
+from store.places import Place, local_file
 from store.record import fingerprint, number_or_none
 
-VERSION = 1
+VERSION = 2
 UNIT = "results"
 DRAWN_SCORE = 0.1  # joints below this score are not drawn
 SHEET_FRAMES = 4
@@ -49,7 +49,7 @@ SCORERS: dict[str, Scorer] = {
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
-    unused = {"pck"} if _scorer(config) is score_posetrack else None
+    unused = {"pck"} if scorer(config) is score_posetrack else None
     options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
     if config.data.kind == "coco":
         options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
@@ -59,18 +59,22 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 def inputs(context: Context, unit: str) -> str:
     """Digest of the trained heads, and of the evaluation split's features, references and annotations."""
     heads = [context.commit("train", name).digest for name in variants(context.config)]
-    refs = [context.video(name) for name in split_videos(context, "eval")]
-    truth = [inputs_digest(ref, open_video(ref)) for ref in refs]
-    return fingerprint([heads, split_digest(context, "eval"), truth])
+    return fingerprint([heads, split_digest(context, "eval"), truth_digests(context)])
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
-    videos = _evaluated(context, shared, _predict(context, shared))
-    scores = _scorer(config)(out, videos, config.eval)
+    poses = {name: predict(config, shared, context.output("train", name)) for name in variants(config)}
+    videos = evaluated_videos(context, shared, poses)
+    scores = scorer(config)(out, videos, config.eval)
     write_json(out / "scores.json", scores.results)
-    about = {"boxes": boxes_in_words(config), "joints": config.eval.joints, "videos": len(videos)}
+    about = {
+        "metric": scores.metric,
+        "boxes": boxes_in_words(config),
+        "joints": config.eval.joints,
+        "videos": len(videos),
+    }
     write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
@@ -86,35 +90,36 @@ def finish(context: Context) -> list[str]:
     return [table, f"  predictions, scores and pictures in {folder}"]
 
 
-def _scorer(config: PipelineConfig) -> Scorer:
+def scorer(config: PipelineConfig) -> Scorer:
+    """How this data set is scored. ConfigError where it is not annotated, or options do not go with its protocol."""
     if config.data.kind not in SCORERS:
         raise ConfigError(f"data of kind {config.data.kind!r} is not annotated: there is nothing to score against")
-    scorer = SCORERS[config.data.kind]
-    if config.eval.submission and scorer is not score_posetrack:
+    chosen = SCORERS[config.data.kind]
+    if config.eval.submission and chosen is not score_posetrack:
         raise ConfigError(f"eval.submission is for the PoseTrack server, not for data of kind {config.data.kind!r}")
-    if scorer is score_oks and config.eval.joints == "visible":
+    if chosen is score_oks and config.eval.joints == "visible":
         raise ConfigError("OKS counts every annotated joint: eval.joints visible is not for data of kind 'coco'")
-    if scorer is score_oks and config.eval.pck.size != "box":
+    if chosen is score_oks and config.eval.pck.size != "box":
         raise ConfigError("data of kind 'coco' has no torso that all joint sets share: leave eval.pck.size at box")
-    return scorer
+    return chosen
 
 
-def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
-    """Variant -> (P, J, 3) poses of all proposals of the split."""
-    config, poses = context.config, {}
-    device = choose_device(config.runtime)
-    for variant in variants(config):
-        with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
-            model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
-        poses[variant] = predict_poses(
-            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
-        )
-    return poses
+def truth_digests(context: Context) -> list[str]:
+    """Digest of the frames and annotations of each video of the evaluation split."""
+    refs = [context.video(name) for name in split_videos(context, "eval")]
+    return [inputs_digest(ref, open_video(ref)) for ref in refs]
 
 
-def _evaluated(context: Context, shared: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
-    """The split's videos, each with its share of the poses."""
-    table, found = shared.features.table, []
+def predict(config: PipelineConfig, split: Split, trained: Place) -> np.ndarray:
+    """(P, J, 3) poses of all proposals of the split, by heads in a folder that training has filled."""
+    with local_file(trained / CHECKPOINT) as checkpoint:
+        model = load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
+    return predict_poses(model, split.features, split.references, config.eval.score, config.runtime.batch_size)
+
+
+def evaluated_videos(context: Context, split: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
+    """The evaluation split's videos, each with its share of the poses of each variant, (P, J, 3)."""
+    table, found = split.features.table, []
     for name in split_videos(context, "eval"):
         ref = context.video(name)
         video = open_video(ref)
@@ -130,9 +135,14 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
     return start, length if stop is None else min(stop, length)
 
 
-def _table(config: PipelineConfig, scores: Scores) -> str:
+def variant_labels(config: PipelineConfig) -> dict[str, str]:
+    """What tables call each variant."""
     heads = config.train.heads
-    labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    return {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+
+
+def _table(config: PipelineConfig, scores: Scores) -> str:
+    labels = variant_labels(config)
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from stages import detect, evaluate, extract, index, render, train
+from stages import ablate, ablate_eval, detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
@@ -26,8 +26,10 @@ STAGES: dict[str, Stage] = {
     "index": index.STAGE,
     "train": train.STAGE,
     "eval": evaluate.STAGE,
+    "ablate": ablate.STAGE,
+    "ablate_eval": ablate_eval.STAGE,
 }
-
+ASIDE = ("ablate", "ablate_eval")  # run by commands of their own, not with a pipeline
 
 OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
 
@@ -65,7 +67,7 @@ class Survey:
 def stages_of(context: Context) -> list[Stage]:
     """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos."""
     kind = context.config.data.kind
-    names = [name for name in STAGES if name != "render" or kind == "generated"]
+    names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "generated")]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
         names = [name for name in names if name not in ("train", "eval")]
     return [STAGES[name] for name in names]

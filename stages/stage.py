@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glpose.data.dataset import VideoRef
 from glpose.data.listing import list_videos
@@ -17,6 +17,8 @@ from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
 from store.places import Place
 from store.record import fingerprint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class Context:
             for split, videos in names.items()
             if videos and all(name in self.features for name in videos)
         }
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What many units of this run need alike, computed for the first of them. name: what it is."""
+        known: dict[str, Any] = vars(self).setdefault("_known", {})
+        if name not in known:
+            known[name] = compute()
+        return known[name]
 
     def output(self, stage: str, unit: str) -> Place:
         """Folder of what a stage before has made of a unit. NotCommitted if it has not."""

@@ -9,8 +9,9 @@ from typing import Any
 import store
 from glpose.data.dataset import joint_set
 from glpose.data.resident import ResidentFeatures, load_resident
+from glpose.keypoints import JointSet
 from glpose.models.checkpoints import save_checkpoint
-from glpose.models.glpose import single_frame
+from glpose.models.glpose import GLPoseHeads, single_frame
 from glpose.options import HeadOptions
 from glpose.training import References, stored_references, train_heads
 from stages.config import PipelineConfig
@@ -84,13 +85,19 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Train one variant's heads and write their checkpoint and the loss of every epoch."""
     config, heads, joints = context.config, variants(context.config)[unit], joint_set(context.config.data)
     losses: list[float] = []
-    features = shared.features
     model = train_heads(
-        features, shared.references, len(joints), heads, config.train, config.index,
+        shared.features, shared.references, len(joints), heads, config.train, config.index,
         report=lambda epoch, epochs, loss: losses.append(loss),
     )  # fmt: skip
+    return write_heads(attempt, model, losses, shared.features, joints)
+
+
+def write_heads(
+    attempt: Attempt, model: GLPoseHeads, losses: list[float], features: ResidentFeatures, joints: JointSet
+) -> str:
+    """Write trained heads and the loss of every epoch; returns one line about them."""
     metadata = {
-        "heads": heads.model_dump_json(),
+        "heads": model.options.model_dump_json(),
         "channels": str(features.schema.channels),
         "offsets": json.dumps(model.offsets),
         "joints": joints.name,
@@ -103,7 +110,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     attempt.meta = {"loss": losses[-1], "proposals": len(features), "parameters": parameters}
     size = f"{len(features)} proposals, {parameters:,} parameters"
-    return f"{size}, {config.train.epochs} epochs, last loss {losses[-1]:.3g}"
+    return f"{size}, {len(losses)} epochs, last loss {losses[-1]:.3g}"
 
 
 STAGE = Stage(
