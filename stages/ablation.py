@@ -40,6 +40,7 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
     Rows that fail do not keep the others from being scored. UnitsFailed, at the end, if any has; otherwise errors as of
     `run_stage`.
     """
+    expected_record(STAGES["ablate_eval"], context.config)  # what cannot be scored is told before hours of training
     failed: UnitsFailed | None = None
     for name in NAMES:
         try:
@@ -54,6 +55,7 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
 
 def plan(context: Context) -> list[str]:
     """What would run, without running it."""
+    expected_record(STAGES["ablate_eval"], context.config)
     return plan_lines([STAGES[name] for name in NAMES], context)
 
 

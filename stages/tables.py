@@ -27,7 +27,7 @@ from stages.runtime import choose_device
 from stages.stage import Context, split_videos
 from stages.table_files import about, table_folder
 from stages.train import variants
-from store.errors import ConfigError, NotCommitted, RecordMismatch
+from store.errors import NotCommitted, RecordMismatch
 from store.places import read_json
 
 CPU_BATCH = 4  # proposals per timed pass: larger ones are no faster there
@@ -62,17 +62,13 @@ def tables(configs: Sequence[PipelineConfig], console: Console, *, run: bool = F
 
 
 def with_other_splits(path: Path, config: PipelineConfig, settings: Sequence[str]) -> list[PipelineConfig]:
-    """A pipeline and, where its data is JHMDB's, those of the file that differ from it in the split alone, in order.
-
-    ConfigError where they would share a work folder.
-    """
+    """A pipeline and, of JHMDB's data, those of the file that differ from it in the split and the work folder alone."""
     found = {config.data.split: config} if isinstance(config.data, JHMDBData) else {}
     for name in list_pipelines(path) if found else ():
         other = load_pipeline(path, name, settings)
-        if _recipe(other) == _recipe(config) and isinstance(other.data, JHMDBData):
+        alike = _recipe(other) == _recipe(config) and other.work != config.work
+        if alike and isinstance(other.data, JHMDBData):
             found.setdefault(other.data.split, other)
-    if len({str(other.work) for other in found.values()}) < len(found):
-        raise ConfigError(f"the splits of {config.name!r} need a work folder each: set work in {path}, not for all")
     return [config, *(other for _, other in sorted(found.items()) if other is not config)]
 
 

@@ -24,8 +24,8 @@ def plot_curves(path: Path, curves: Sequence[Curve], metric: str, lines: Sequenc
     curves = [curve for curve in curves if curve.points]
     figure = Figure(figsize=(1.5 + 4.2 * len(curves), 4.6), layout="constrained")
     figure.suptitle("\n".join(lines), fontsize=9)
-    for number, curve in enumerate(curves):
-        axes = figure.add_subplot(1, len(curves), number + 1)
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, curve in zip(panels, curves, strict=True):
         values, means, spreads = zip(*curve.points, strict=True)
         bars = spreads if any(spreads) else None
         axes.errorbar(values, means, yerr=bars, marker="o", capsize=3, color="tab:blue", label="ours")
@@ -33,7 +33,7 @@ def plot_curves(path: Path, curves: Sequence[Curve], metric: str, lines: Sequenc
             axes.plot(*zip(*curve.paper, strict=True), marker="x", ls="--", color="tab:gray", label="paper")
         axes.set_xticks(sorted({*values, *(value for value, _ in curve.paper)}))
         axes.set_xlabel(curve.title)
-        axes.set_ylabel(f"{metric}, percent")
         axes.grid(alpha=0.3)
         axes.legend()
+    panels[0].set_ylabel(f"{metric}, percent")
     figure.savefig(path, format="png", dpi=120)
