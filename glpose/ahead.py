@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -54,3 +55,18 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item]:
     finally:
         unwanted.set()
         thread.join()
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item]:
+    """The same items, each made by a thread while the one before is in use; never more than these two exist."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="one_ahead") as pool:
+        try:
+            coming = pool.submit(next, items, end)
+            while (item := coming.result()) is not end:
+                coming = pool.submit(next, items, end)
+                yield item  # pyright: ignore[reportReturnType]
+                del item
+        finally:
+            if isinstance(items, Generator):
+                pool.submit(items.close)

@@ -1,56 +1,59 @@
-"""ablate: the heads of Table 4's rows; several of one seed are trained in one pass over the stored features."""
+"""ablate: the heads of Table 4's rows; those of one seed are trained in one pass over the stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from glpose.data.dataset import joint_set
-from glpose.models.glpose import GLPoseHeads
-from glpose.options import HeadOptions
 from glpose.tables.ablation import Row, choose_rows, table_rows
-from glpose.training import train_heads
+from glpose.training import Trained
 from stages import train
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage, shown_output
-from stages.train import Split, load_split, split_digest, write_heads
+from stages.train import Training, load_training, split_digest, train_units, write_heads
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
 
 VERSION = 1
 SEED = "@seed"  # between the training and the seed in a unit's name
 
-Trained = tuple[GLPoseHeads, list[float]]  # heads, and the loss of every epoch
-
 
 @dataclass
 class Run:
-    """The training split, the units that are still to make, and heads that were trained together with another's."""
+    """What is still to make, and heads that were trained beside another's, until their own turn comes.
 
-    split: Split
+    alone: units of a group in which a training failed. training: what the heads of `seed` are trained on.
+    """
+
     waiting: list[str]
     trained: dict[str, Trained] = field(default_factory=dict)
-    alone: set[str] = field(default_factory=set)  # units of a group in which a training failed
+    alone: set[str] = field(default_factory=set)
+    training: Training | None = None
+    seed: int = -1
 
 
-def rows_of(config: PipelineConfig) -> list[Row]:
+def asked_rows(config: PipelineConfig) -> list[Row]:
+    """The rows of the pipeline's Table 4 that are asked for.
+
+    ConfigError for a row that does not exist, or that needs more than is stored.
+    """
+    rows = choose_rows(all_rows(config), config.ablate.rows)
+    for row in rows:
+        _check_reach(row, config)
+    return rows
+
+
+def all_rows(config: PipelineConfig) -> list[Row]:
     """All rows of the pipeline's Table 4."""
     return table_rows(config.train.heads, config.ablate)
 
 
 def units(context: Context, everything: bool) -> list[str]:
-    """One unit per training and seed of the rows that are asked for, such as `k=2@seed1`.
-
-    ConfigError for a row that does not exist, or that needs more than is stored.
-    """
+    """One unit per training and seed of the rows that are asked for, such as `k=2@seed1`; seed by seed."""
     config = context.config
-    rows = choose_rows(rows_of(config), config.ablate.rows)
-    for row in rows:
-        _check_reach(row, config)
-    trainings = dict.fromkeys(row.training for row in rows)
-    first = config.train.seed
-    return [f"{training}{SEED}{seed}" for seed in range(first, first + config.ablate.seeds) for training in trainings]
+    trainings = dict.fromkeys(row.training for row in asked_rows(config))
+    seeds = range(config.train.seed, config.train.seed + config.ablate.seeds)
+    return [f"{training}{SEED}{seed}" for seed in seeds for training in trainings]
 
 
 def split_unit(unit: str) -> tuple[str, int]:
@@ -69,71 +72,47 @@ def inputs(context: Context, unit: str) -> str:
     return context.once("train split", lambda: split_digest(context, "train"))
 
 
-def load_widest(context: Context, split: str) -> Split:
-    """Load what all rows that are asked for need of a split."""
-    config = context.config
-    rows = choose_rows(rows_of(config), config.ablate.rows)
-    widest = {name: max(getattr(row.heads, name) for row in rows) for name in ("k", "n")}
-    heads = config.train.heads.model_copy(update=widest)
-    wide = config.model_copy(update={"train": config.train.model_copy(update={"heads": heads})})
-    return load_split(replace(context, config=wide), split)
-
-
 def prepare(context: Context) -> Run:
-    """Load the training split, once for all rows and seeds."""
+    """Find what is to do; features are loaded when the first heads are trained."""
     from stages.run import survey  # here, as it knows this stage
 
-    return Run(load_widest(context, "train"), survey(STAGE, context, look=False).todo)
+    return Run(survey(STAGE, context, look=False).todo)
 
 
 def make(context: Context, shared: Run, unit: str, attempt: Attempt) -> str:
-    """Write one row's heads and their losses; the first unit of a group trains all of the group."""
+    """Write one row's heads and their log; the first unit of a group trains the whole group."""
     if unit not in shared.trained:
         group = _group(shared, unit, context.config.runtime.together)
         try:
-            shared.trained |= _train(context, shared.split, group)
+            shared.trained |= _train(context, shared, group)
         except TrainingError:
             if len(group) == 1:
                 raise
             shared.alone.update(group)  # one has failed, and must not take the others along
-            shared.trained |= _train(context, shared.split, [unit])
-        finally:
-            shared.waiting = [other for other in shared.waiting if other not in shared.trained]
-    model, losses = shared.trained.pop(unit)
-    return write_heads(attempt, model, losses, shared.split.features, joint_set(context.config.data))
+            shared.trained |= _train(context, shared, [unit])
+    assert shared.training is not None
+    return write_heads(context, shared.training, shared.trained.pop(unit), attempt)
 
 
-def _group(shared: Run, unit: str, together: int) -> list[str]:
-    """The unit and others of its seed that wait, to be trained in one pass."""
-    if unit in shared.alone:
-        return [unit]
+def _group(shared: Run, unit: str, together: int | None) -> list[str]:
+    """The unit and those of its seed that come after it, to be trained in one pass."""
+    later = shared.waiting[shared.waiting.index(unit) + 1 :]
     seed = split_unit(unit)[1]
-    waiting = [other for other in shared.waiting if split_unit(other)[1] == seed and other not in shared.alone]
-    return [unit, *(other for other in waiting if other != unit)][:together]
+    others = [other for other in later if split_unit(other)[1] == seed and other not in shared.alone]
+    return [unit] if unit in shared.alone else [unit, *others][:together]
 
 
-def _train(context: Context, split: Split, group: list[str]) -> dict[str, Trained]:
-    """Train the heads of units of one seed. TrainingError where any of their losses is not finite."""
-    config = context.config
-    heads = {row.training: row.heads for row in rows_of(config)}
-    _, seed = split_unit(group[0])
-    variants = {unit: heads[split_unit(unit)[0]] for unit in group}
-    return _train_variants(config, split, seed, variants)
-
-
-def _train_variants(
-    config: PipelineConfig, split: Split, seed: int, variants: Mapping[str, HeadOptions]
-) -> dict[str, Trained]:
+def _train(context: Context, shared: Run, group: list[str]) -> dict[str, Trained]:
+    """Train the heads of units of one seed, as `train` would with that seed."""
+    config, seed = context.config, split_unit(group[0])[1]
     recipe = config.train.model_copy(update={"seed": seed})
-    found: dict[str, Trained] = {}
-    for name, heads in variants.items():
-        losses: list[float] = []
-        model = train_heads(
-            split.features, split.references, len(joint_set(config.data)), heads, recipe, config.index,
-            report=lambda epoch, epochs, loss, losses=losses: losses.append(loss),
-        )  # fmt: skip
-        found[name] = (model, losses)
-    return found
+    seeded = context.configured(config.model_copy(update={"train": recipe}))
+    if shared.training is None or (seed != shared.seed and recipe.validation > 0):  # which videos are held out differs
+        shared.training = None  # makes room for the other
+        shared.training = load_training(seeded, [row.heads for row in asked_rows(config)])
+    shared.seed = seed
+    heads = {row.training: row.heads for row in asked_rows(config)}
+    return train_units(seeded, shared.training, "ablate", {unit: heads[split_unit(unit)[0]] for unit in group})
 
 
 def _check_reach(row: Row, config: PipelineConfig) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stages import evaluate
-from stages.ablate import load_widest, units
+from stages.ablate import asked_rows, units
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, predict, scorer, truth_digests
 from stages.stage import Context, Stage, no_lines
-from stages.train import Split, split_digest
+from stages.train import Split, load_split, split_digest
 from store.atomic import write_json
 from store.folder import Attempt
 from store.record import fingerprint, number_or_none
@@ -30,6 +30,12 @@ def inputs(context: Context, unit: str) -> str:
     """Digest of the row's heads, and of the evaluation split's features, references and annotations."""
     split = context.once("eval split", lambda: [split_digest(context, "eval"), truth_digests(context)])
     return fingerprint([context.commit("ablate", unit).digest, *split])
+
+
+def prepare(context: Context) -> Split:
+    """Load the evaluation split, with what the rows that are asked for need of it."""
+    heads = [row.heads for row in asked_rows(context.config)]
+    return load_split(context, "eval", k=max(own.k for own in heads), n=max(own.n for own in heads))
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
@@ -52,7 +58,7 @@ STAGE = Stage(
     parameters=parameters,
     units=units,
     inputs=inputs,
-    prepare=lambda context: load_widest(context, "eval"),
+    prepare=prepare,
     make=make,
     finish=no_lines,
 )

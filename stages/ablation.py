@@ -10,7 +10,7 @@ from glpose.tables.ablation import ablation_table, curve
 from glpose.tables.figures import Figures, figures
 from glpose.tables.plot import Curve, plot_curves
 from stages import ablate_eval
-from stages.ablate import rows_of, split_unit
+from stages.ablate import all_rows, split_unit
 from stages.ablate_eval import SCORES
 from stages.console import say
 from stages.run import STAGES, UnitsFailed, expected_record, plan_lines, run_stage
@@ -62,7 +62,7 @@ def plan(context: Context) -> list[str]:
 def finished_scores(context: Context) -> Finished:
     """Scores of all finished rows of the configuration, whether asked for now or before."""
     folder, record = context.folder("ablate_eval"), expected_record(STAGES["ablate_eval"], context.config)
-    trainings = {row.training for row in rows_of(context.config)}
+    trainings = {row.training for row in all_rows(context.config)}
     found = Finished()
     for unit, commit in sorted(folder.commits(record).items()):
         training, seed = split_unit(unit)
@@ -78,7 +78,7 @@ def finished_scores(context: Context) -> Finished:
 
 def write_ablation(context: Context) -> list[str]:
     """Write the table of all finished rows, and the plot of the average against k and n; the table, and where it is."""
-    config, rows, found = context.config, rows_of(context.config), finished_scores(context)
+    config, rows, found = context.config, all_rows(context.config), finished_scores(context)
     notes = []
     if found.stale:
         notes = [f"{found.stale} trainings are left out: what they were made from has changed since; run them again"]

@@ -20,7 +20,7 @@ from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
-from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
+from stages.train import CHECKPOINTS, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
@@ -62,6 +62,12 @@ def inputs(context: Context, unit: str) -> str:
     return fingerprint([heads, split_digest(context, "eval"), truth_digests(context)])
 
 
+def prepare(context: Context) -> Split:
+    """Load the evaluation split, with what the trained heads need of it."""
+    heads = context.config.train.heads
+    return load_split(context, "eval", k=heads.k, n=heads.n)
+
+
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
@@ -101,6 +107,8 @@ def scorer(config: PipelineConfig) -> Scorer:
         raise ConfigError("OKS counts every annotated joint: eval.joints visible is not for data of kind 'coco'")
     if chosen is score_oks and config.eval.pck.size != "box":
         raise ConfigError("data of kind 'coco' has no torso that all joint sets share: leave eval.pck.size at box")
+    if config.eval.checkpoint == "best" and config.train.validation == 0:
+        raise ConfigError("eval.checkpoint: best needs held-out videos to choose it on: train with train.validation")
     return chosen
 
 
@@ -112,7 +120,7 @@ def truth_digests(context: Context) -> list[str]:
 
 def predict(config: PipelineConfig, split: Split, trained: Place) -> np.ndarray:
     """(P, J, 3) poses of all proposals of the split, by heads in a folder that training has filled."""
-    with local_file(trained / CHECKPOINT) as checkpoint:
+    with local_file(trained / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
         model = load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
     return predict_poses(model, split.features, split.references, config.eval.score, config.runtime.batch_size)
 
@@ -190,7 +198,7 @@ STAGE = Stage(
     parameters=parameters,
     units=lambda context, everything: [UNIT],
     inputs=inputs,
-    prepare=lambda context: load_split(context, "eval"),
+    prepare=prepare,
     make=make,
     finish=finish,
 )

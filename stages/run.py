@@ -42,21 +42,16 @@ class UnitsFailed(GLPoseError):
 class Survey:
     """What a stage has and what it lacks.
 
-    stale: finished, but from inputs that have changed since. broken: units whose inputs cannot be read, and why; of
-    missing ones only where they have been looked at.
+    todo: units to make, missing or stale, in the stage's order. stale: finished, but from inputs that have changed
+    since. broken: units whose inputs cannot be read, and why; of missing ones only where they have been looked at.
     """
 
     record: Record
     in_force: Record | None
     done: dict[str, Commit]
-    missing: list[str]
+    todo: list[str]
     stale: dict[str, Commit]
     broken: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def todo(self) -> list[str]:
-        """Units to make, in order."""
-        return sorted([*self.missing, *self.stale])
 
     @property
     def changes(self) -> list[str]:
@@ -102,7 +97,7 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
     commits = folder.commits(record)
     done: dict[str, Commit] = {}
     stale: dict[str, Commit] = {}
-    missing: list[str] = []
+    todo: list[str] = []
     broken: dict[str, str] = {}
     for unit in stage.units(context, False):
         commit = commits.get(unit)
@@ -111,11 +106,13 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
         except (DataError, NotCommitted) as error:  # one video that failed must not keep the others waiting
             broken[unit] = str(error)
             continue
-        if commit is None:
-            missing.append(unit)
-        else:
-            (done if commit.inputs == inputs else stale)[unit] = commit
-    return Survey(record, folder.record_in_force(), done, missing, stale, broken)
+        if commit is not None and commit.inputs == inputs:
+            done[unit] = commit
+            continue
+        todo.append(unit)
+        if commit is not None:
+            stale[unit] = commit
+    return Survey(record, folder.record_in_force(), done, todo, stale, broken)
 
 
 def run_stage(

@@ -17,7 +17,7 @@ from glpose.tables.comparison import Ours, comparison_table
 from glpose.tables.costs import cost_table
 from glpose.tables.figures import Figures, figures, mean_of
 from glpose.tables.table import Table
-from stages.ablate import rows_of
+from stages.ablate import all_rows
 from stages.ablation import finished_scores
 from stages.config import PipelineConfig, list_pipelines, load_pipeline
 from stages.console import say
@@ -92,7 +92,7 @@ def result_table(configs: Sequence[PipelineConfig]) -> Table:
             rows.append(_ours(f"{label}, mean of {SPLITS} splits", first, mean_of([p.results[variant] for p in parts])))
     if isinstance(first.config.data, JHMDBData) and len(splits) < SPLITS:
         notes.append(
-            f"a mean over the {SPLITS} splits needs all of them: tables --run makes those that have a pipeline"
+            f"a mean needs all {SPLITS} splits, each with a pipeline and a work folder of its own; --run runs them all"
         )
     data, kind = first.config.data, first.config.data.kind
     whole = published_videos(data, "eval")
@@ -124,7 +124,7 @@ def costs(config: PipelineConfig) -> Table:
     context, labels = Context(config), variant_labels(config)
     chosen = {labels[name]: heads for name, heads in variants(config).items()}
     finished = finished_scores(context).scores
-    for row in rows_of(config):
+    for row in all_rows(config):
         if row.name == row.training and row.training in finished and row.heads not in chosen.values():
             chosen[row.label] = row.heads
     schema = store.open(config.work).features(split_videos(context, "eval")[0]).schema

@@ -29,10 +29,11 @@ from glpose.tables.figures import figures
 from stages import ablate
 from stages.ablation import finished_scores
 from stages.run import STAGES, expected_record
+from stages.train import held_out_videos
 from store.errors import TrainingError
 
 VALUES = {"k": [0, 1], "n": [0, 1, 2]}  # as much as the tiny store holds
-TRAININGS = ["complete", "enhancement=no", "head=5x5", "head=mlp", "k=0", "n=0", "n=1"]
+TRAININGS = ["complete", "k=0", "n=0", "n=1", "enhancement=no", "head=mlp", "head=5x5"]
 
 
 def config(folder: Path) -> Path:
@@ -127,12 +128,32 @@ def test_note_box_source_and_plot_are_there(project: Path) -> None:
     code, printed = glpose_stage(path, "ablate", "--rows", "k=*", "--set", "note=A note to print.")
     assert code == 0
     assert "Table 4, ablation: AP on the eval split, percent\n" in printed
-    assert "boxes: annotations; joints: annotated; videos: 1\nA note to print.\n" in printed
+    about = (
+        "pipeline: small; boxes: annotations; joints: annotated; videos: 1; checkpoint: last epoch; augmentation: none"
+    )
+    assert f"\n{about}; options: extract.crop_size=[64, 48], " in printed and "\nA note to print.\n" in printed
+    assert "train.batch_size=4, train.milestones=[]\n" in printed  # what differs from the defaults, and no more
     assert "ablation.csv, ablation.md, ablation.json, ablation.png in " in printed
     assert (project / "work/tables/ablation.png").read_bytes()[:4] == b"\x89PNG"
     assert "- A note to print." in (project / "work/tables/ablation.md").read_text()
     content = json.loads((project / "work/tables/ablation.json").read_text())
     assert content["boxes"] == "annotations" and len(content["rows"]) == 5  # complete, and what is the same
+
+
+def test_the_best_epoch_is_of_held_out_training_videos_and_is_named(project: Path) -> None:
+    best = ("--set", "train.validation=0.5", "--set", "eval.checkpoint=best", "--rows", "complete", "--seeds", "2")
+    code, printed = glpose_stage(config(project), "ablate", *best)
+    assert code == 0, printed
+    assert "checkpoint: best epoch on held-out training videos; " in printed
+    heads = [project / "work/ablate/latest" / f"complete@seed{seed}" / "best.safetensors" for seed in (0, 1)]
+    assert heads[0].read_bytes() != heads[1].read_bytes()
+    assert held_out_videos(["a", "b"], 0.5, 0) != held_out_videos(["a", "b"], 0.5, 1)
+    code, printed = glpose_stage(config(project), "train", "--set", "train.validation=0.5", "--set", "train.seed=1")
+    assert code == 0, printed
+    own = project / "work/train/latest/glpose"
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == {
+        path.name: path.read_bytes() for path in heads[1].parent.iterdir()
+    }
 
 
 def test_paper_figures_only_beside_posetrack17(whole: Path) -> None:
@@ -183,37 +204,39 @@ def test_an_interrupted_ablation_goes_on(project: Path, whole: Path, monkeypatch
     path, began = config(project), []
     train = ablate._train
 
-    def interrupted(context: Any, split: Any, group: list[str]) -> Any:
+    def interrupted(context: Any, run: ablate.Run, group: list[str]) -> Any:
         began.append(group)
-        if len(began) == 3:
+        if len(began) == 4:
             raise KeyboardInterrupt
-        return train(context, split, group)
+        return train(context, run, group)
 
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "_train", interrupted)
         code, printed = glpose_stage(path, "ablate", "--seeds", "2", "--set", "runtime.together=3")
     assert (code, "the same command goes on from here" in printed) == (130, True)
-    # units go by name, each group is of one seed: heads that were trained beside another's wait for their own turn
-    assert began[:2] == [[f"{name}@seed{seed}" for name in TRAININGS[:3]] for seed in (0, 1)]
-    assert sorted(attempts(project / "work", "ablate")) == sorted(began[0] + began[1])
+    first, second = ([f"{name}@seed{seed}" for name in TRAININGS] for seed in (0, 1))
+    assert began == [first[:3], first[3:6], first[6:], second[:3]]  # groups are of one seed, seed by seed
+    assert sorted(attempts(project / "work", "ablate")) == sorted(first)
     assert glpose_stage(path, "ablate", "--seeds", "2")[0] == 0
     ours, theirs = commit_digests(project / "work"), commit_digests(whole / "work")
     assert all(ours[name] == theirs[name] for name in ("ablate", "ablate_eval"))
 
 
 def test_a_row_that_fails_takes_no_other_along(project: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, train = config(project), ablate._train
+    path, train, began = config(project), ablate._train, []
 
-    def failing(context: Any, split: Any, group: list[str]) -> Any:
-        if "head=5x5@seed0" in group:
+    def failing(context: Any, run: ablate.Run, group: list[str]) -> Any:
+        began.append(len(group))
+        if "head=mlp@seed0" in group:
             raise TrainingError("the loss became nan")
-        return train(context, split, group)
+        return train(context, run, group)
 
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "_train", failing)
         code, printed = glpose_stage(path, "ablate")
     assert code == 1
-    assert "error: ablate: 1 of 7 failed, the others are finished:\n  head=5x5@seed0: the loss became nan" in printed
+    assert "error: ablate: 1 of 7 failed, the others are finished:\n  head=mlp@seed0: the loss became nan" in printed
+    assert began == [7, *[1] * 7]  # all together, then each alone
     assert len(rows_of(project)) == 9  # all rows but that one are scored and printed
     assert glpose_stage(path, "ablate", "--seeds", "2")[0] == 0
     assert rows_of(project) == rows_of(whole)
@@ -274,6 +297,7 @@ def test_rows_made_from_what_has_changed_are_left_out(project: Path) -> None:
             "row 'n=3' of the ablation needs index.n >= 3, it is 2: store more (index with ",
         ),
         (["--set", "ablate.k=[1, 1]"], "k [1, 1]: give different values, 0 or more"),
+        (["--set", "eval.checkpoint=best"], "error: eval.checkpoint: best needs held-out videos to choose it on: "),
         (["--seeds", "0"], "ablate.seeds: should be greater than or equal to 1, not 0"),
         (["--set", "eval.submission=true", "--set", "data={kind: jhmdb, root: x}"], "eval.submission is for"),
     ],

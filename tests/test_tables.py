@@ -16,7 +16,7 @@ from glpose.models.glpose import GLPoseHeads, single_frame
 from glpose.options import AblateOptions, HeadOptions
 from glpose.tables.ablation import Row, ablation_table, choose_rows, curve, table_rows
 from glpose.tables.comparison import Ours, comparison_table
-from glpose.tables.costs import backbone_flops, cost_table, count_flops, frames_per_second, head_costs, map_bytes
+from glpose.tables.costs import backbone_flops, cost_table, count_flops, frames_per_second, head_costs
 from glpose.tables.figures import figures, mean_of, spread_of
 from glpose.tables.plot import Curve, plot_curves
 from glpose.tables.published import ABLATION, GROUPS, TABLES, published
@@ -40,7 +40,10 @@ def by_hand(row: dict) -> float:
 
 # ------------------------------------------------------------------------------------------------------ the ablation
 def test_fourteen_trainings_are_printed_as_seventeen_rows() -> None:
-    assert len(ROWS) == 17 and len({row.training for row in ROWS}) == len({row.heads.model_dump_json() for row in ROWS}) == 14
+    assert (
+        len(ROWS) == 17
+        and len({row.training for row in ROWS}) == len({row.heads.model_dump_json() for row in ROWS}) == 14
+    )
     again = {row.name: row.training for row in ROWS if row.name != row.training}
     assert again == {"k=4": "complete", "n=6": "complete", "head=3x3": "complete"}
     printed = [
@@ -247,6 +250,8 @@ def test_costs_of_heads_by_hand(heads: HeadOptions) -> None:
     model = GLPoseHeads(48, 15, local_offsets(heads.k), heads)
     assert costs.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert costs.bytes == (1 + 2 * heads.k) * (48 * 96 * 72 + 4 * 48)
+    half = head_costs(heads, W48.model_copy(update={"dtype": "float16"}), 15)
+    assert half.bytes == (1 + 2 * heads.k) * 2 * 48 * 96 * 72
     crop = backbone_flops(W48)
     assert crop is not None and costs.backbone_flops == (1 + 2 * heads.k) * crop
 
@@ -255,7 +260,6 @@ def test_costs_of_the_backbone() -> None:
     crop = backbone_flops(W48)
     assert crop is not None and round(crop / 1e9, 2) == 40.65
     assert backbone_flops(W48.model_copy(update={"backbone": "vit_b"})) is None
-    assert map_bytes(W48.model_copy(update={"dtype": "float16"})) == 2 * 48 * 96 * 72
 
 
 def test_the_table_of_costs_names_device_threads_and_convention() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from glpose.data.resident import map_bytes
 from glpose.extraction import local_offsets
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
@@ -70,13 +70,6 @@ def backbone_flops(schema: FeatureSchema) -> int | None:
         with counter, torch.no_grad():
             net.features(crop)
     return counter.get_total_flops()
-
-
-def map_bytes(schema: FeatureSchema) -> int:
-    """Bytes of one map and its scales as they are stored, without checksums."""
-    return math.prod(schema.map_shape) * (1 if schema.dtype == "uint8" else 2) + (
-        4 * schema.channels if schema.dtype == "uint8" else 0
-    )
 
 
 def frames_per_second(
