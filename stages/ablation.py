@@ -16,6 +16,7 @@ from stages.console import say
 from stages.run import STAGES, UnitsFailed, expected_record, plan_lines, run_stage
 from stages.stage import Context
 from stages.table_files import about, table_folder
+from stages.together import refuse_torchrun
 from store.errors import NotCommitted
 from store.folder import Commit
 from store.places import read_json, writing_file
@@ -40,6 +41,7 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
     Rows that fail do not keep the others from being scored. UnitsFailed, at the end, if any has; otherwise errors as of
     `run_stage`.
     """
+    refuse_torchrun()
     expected_record(STAGES["ablate_eval"], context.config)  # what cannot be scored is told before hours of training
     failed: UnitsFailed | None = None
     for name in NAMES:

@@ -26,6 +26,7 @@ from stages.run import STAGES, run_stages, stages_of, survey
 from stages.runtime import choose_device
 from stages.stage import Context, split_videos
 from stages.table_files import about, table_folder
+from stages.together import refuse_torchrun
 from stages.train import variants
 from store.errors import NotCommitted, RecordMismatch
 from store.places import read_json
@@ -51,6 +52,7 @@ def tables(configs: Sequence[PipelineConfig], console: Console, *, run: bool = F
     configs: the pipeline and, of JHMDB, its other splits. run: run first what is missing of all of them. NotCommitted
     where eval has not finished for the pipeline itself.
     """
+    refuse_torchrun()
     for config in configs if run else ():
         say(console, f"{config.name} in {config.work}")
         context = Context(config)

@@ -26,8 +26,10 @@ from small_pipelines import (
 )
 
 from glpose.tables.figures import figures
+from glpose.training_log import Progress
 from stages import ablate
 from stages.ablation import finished_scores
+from stages.curves import Curves
 from stages.run import STAGES, expected_record
 from stages.train import held_out_videos
 from store.errors import TrainingError
@@ -222,6 +224,33 @@ def test_an_interrupted_ablation_goes_on(project: Path, whole: Path, monkeypatch
     assert all(ours[name] == theirs[name] for name in ("ablate", "ablate_eval"))
 
 
+def test_an_interrupted_pass_goes_on_after_its_last_epoch(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--rows", "k=*", "--set", "train.epochs=3")
+    other = shutil.copytree(project, tmp_path / "other", symlinks=True)
+    assert glpose_stage(write_project(other), "ablate", *arguments)[0] == 0
+
+    seen: list[int] = []
+    add = Curves.add
+
+    def interrupting(curves: Curves, progress: Progress) -> None:
+        add(curves, progress)
+        if progress.logs:
+            seen.append(progress.epoch)
+            if seen == [1, 2]:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Curves, "add", interrupting)
+    assert glpose_stage(config(project), "ablate", *arguments)[0] == 130
+    assert attempts(project / "work", "ablate") == {}
+    assert glpose_stage(config(project), "ablate", *arguments)[0] == 0
+    assert seen == [1, 2, 3]
+    ours, theirs = commit_digests(project / "work"), commit_digests(other / "work")
+    assert all(ours[name] == theirs[name] for name in ("ablate", "ablate_eval"))
+    assert glpose_stage(config(project), "verify")[0] == 0
+
+
 def test_a_row_that_fails_takes_no_other_along(project: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, train, began = config(project), ablate._train, []
 
@@ -309,6 +338,13 @@ def test_wrong_usage_is_told_before_anything_is_made(project: Path, arguments: l
         assert code == 2
         assert words in printed and len(printed.splitlines()) <= 2
     assert snapshot(project) == before
+
+
+@pytest.mark.parametrize("verb", ["ablate", "tables"])
+def test_torchrun_is_refused(project: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, printed = glpose_stage(config(project), verb)
+    assert (code, "error: torchrun is for train alone" in printed) == (2, True)
 
 
 def test_rows_within_the_store_run_whatever_others_need(project: Path) -> None:
