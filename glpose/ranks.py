@@ -35,8 +35,11 @@ class Ranks:
         return sorted(own)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients that are means over all processes. Batch statistics stay each process's own."""
-        return model if self.count == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+        """The model with gradients that are means over all processes.
+
+        Each process normalises by its own batch; running statistics follow the first process's.
+        """
+        return model if self.count == 1 else DistributedDataParallel(model)
 
     def most(self, value: int) -> int:
         """The largest of all processes' values."""
@@ -54,7 +57,7 @@ class Ranks:
         return tensor
 
     def average_statistics(self, model: nn.Module) -> None:
-        """Make batch norm's running statistics the means of all processes', so that all hold the same model."""
+        """Make batch norm's running statistics the means of all processes', which differ by the last batch's."""
         if self.count == 1:
             return
         for buffer in model.buffers():
