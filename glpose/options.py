@@ -415,6 +415,25 @@ class EvalOptions(Options):
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
 
 
+class AblateOptions(Options):
+    """Table 4 of the paper: rows that each change one option of `train.heads`, trained by the recipe in `train`.
+
+    No part of a record: a row is the same whatever other rows and seeds are asked for.
+    """
+
+    rows: str = Field(default="*", description="shell patterns of row names, separated by commas: k=*, head=5x5")
+    seeds: int = Field(default=1, ge=1, description="trainings per row: train.seed, train.seed + 1, ...")
+    k: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), description="values of the rows k=...")
+    n: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4, 5, 6), description="values of the rows n=...")
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> AblateOptions:
+        for name, values in (("k", self.k), ("n", self.n)):
+            if len(set(values)) < len(values) or min(values, default=0) < 0:
+                raise ValueError(f"{name} {list(values)}: give different values, 0 or more")
+        return self
+
+
 class PretrainOptions(AugmentationOptions):
     """Single-frame HRNet training on endless generated frames: makes the weights that ship as `demo`."""
 
@@ -502,6 +521,9 @@ class RuntimeOptions(Options):
         default=1,
         ge=1,
         description="processes that draw the frames of pretrain, threads that read those of train-detector",
+    )
+    together: int | None = Field(
+        default=None, ge=1, description="rows of an ablation trained in one pass over the features; null: all of a seed"
     )
 
 

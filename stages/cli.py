@@ -120,6 +120,53 @@ _stage_command("eval", "Score the evaluation split; write predictions and pictur
 
 
 @app.command()
+def ablate(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,head=5x5; default all."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Trainings per row; default 1.")] = None,
+    force: Force = False,
+    plan: Plan = False,
+) -> None:
+    """Run the paper's Table 4 from one store: train its rows, score them, print and save the table and its plot."""
+    asked = {"ablate.rows": rows, "ablate.seeds": seeds}
+    chosen = [*(settings or []), *(f"{key}={value}" for key, value in asked.items() if value is not None)]
+    context = _context(pipeline, config, chosen, "*")
+    from rich.console import Console
+
+    from stages.ablation import ablate as run_ablation
+    from stages.ablation import plan as plan_ablation
+
+    if plan:
+        return _print(plan_ablation(context))
+    run_ablation(context, Console(), force=force)
+
+
+@app.command()
+def tables(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run first what is missing; of Sub-JHMDB, all three splits.")
+    ] = False,
+) -> None:
+    """Print the paper's Table 1, 2 or 3 with ours below what is published, and what the heads cost; save both."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.config import find_config
+    from stages.tables import tables as print_tables
+    from stages.tables import with_other_splits
+
+    print_tables(with_other_splits(find_config(config), context.config, settings or []), Console(), run=run)
+
+
+@app.command()
 def pretrain(
     pipeline: Pipeline,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from glpose.options import (
+    AblateOptions,
     ClusterOptions,
     DataOptions,
     DetectOptions,
@@ -51,6 +52,7 @@ class PipelineConfig(Options):
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
     eval: EvalOptions = EvalOptions()
+    ablate: AblateOptions = AblateOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
     cluster: ClusterOptions = Field(
         default=NoCluster(), description="who runs the stages that go video by video; never part of a record"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -139,7 +138,7 @@ def held_out_videos(videos: Sequence[str], share: float, seed: int) -> list[str]
     count = max(1, round(share * len(videos)))
     if count >= len(videos):
         raise ConfigError(f"train.validation = {share} leaves none of {len(videos)} training videos to train on")
-    drawn = sorted(videos, key=lambda video: (zlib.crc32(f"{seed} {video}".encode()), video))
+    drawn = sorted(videos, key=lambda video: fingerprint([seed, video]))
     return sorted(drawn[:count])
 
 

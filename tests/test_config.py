@@ -17,7 +17,7 @@ from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
-GROUPS = ("detect", "extract", "index", "train", "eval", "pretrain", "train_detector", "runtime", "cluster")
+GROUPS = ("detect", "extract", "index", "train", "eval", "ablate", "pretrain", "train_detector", "runtime", "cluster")
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
     "detect.train.file", "detect.eval.file", "extract.width", "train.heads.width", "eval.pck.alpha", "eval.pck.size",

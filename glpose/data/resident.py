@@ -147,8 +147,9 @@ def load_resident(
 
 
 def map_bytes(schema: FeatureSchema) -> int:
-    """Bytes that one map and its scales take, as they are stored."""
-    return int(np.prod(schema.map_shape)) * (1 if schema.dtype == "uint8" else 2) + 4 * schema.channels
+    """Bytes that one map and, of uint8, its scales take, as they are stored."""
+    values = int(np.prod(schema.map_shape))
+    return values + 4 * schema.channels if schema.dtype == "uint8" else 2 * values
 
 
 def _number_of(features: VideoFeatures, view: View) -> int:

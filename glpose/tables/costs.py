@@ -1,0 +1,143 @@
+"""What heads cost beside their accuracy: parameters, floating-point operations, stored bytes, and time here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from glpose.data.resident import map_bytes
+from glpose.extraction import local_offsets
+from glpose.models.glpose import GLPoseHeads
+from glpose.models.hrnet import HRNet
+from glpose.options import HeadOptions
+from glpose.tables.table import Cell, Column, Table
+from store.schema import FeatureSchema
+
+REPEATS = 5  # timed passes, of which the median counts
+CONVENTION = "one multiply-add is 2 FLOPs; convolutions and matrix products are counted, nothing else"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one variant of the heads, per proposal. flops: of a forward pass. bytes: of the maps of its own that it reads.
+
+    backbone_flops: of the 1 + 2k crops that are stored for it; None where the backbone is no HRNet.
+    """
+
+    parameters: int
+    flops: int
+    backbone_flops: int | None
+    bytes: int
+
+
+def head_costs(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> Costs:
+    """Count what heads on features of this schema cost; nothing is computed (meta tensors)."""
+    maps = 1 + 2 * heads.k
+    with torch.device("meta"):
+        model = _model(heads, schema, num_joints)
+        flops = count_flops(model, *_inputs(heads, schema, 1))
+    crop = backbone_flops(schema)
+    return Costs(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        flops=flops,
+        backbone_flops=None if crop is None else maps * crop,
+        bytes=maps * map_bytes(schema),
+    )
+
+
+def count_flops(model: nn.Module, *inputs: Tensor) -> int:
+    """Floating-point operations of a forward pass, by `CONVENTION`."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops()
+
+
+def backbone_flops(schema: FeatureSchema) -> int | None:
+    """Operations of one crop through an HRNet up to the features that are stored; None for another backbone."""
+    if not schema.backbone.startswith("hrnet_w"):
+        return None
+    with torch.device("meta"):
+        net = HRNet(schema.channels, num_joints=1, stages=3).eval()
+        crop = torch.empty(1, 3, schema.height * schema.stride, schema.width * schema.stride)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            net.features(crop)
+    return counter.get_total_flops()
+
+
+def frames_per_second(
+    heads: HeadOptions, schema: FeatureSchema, num_joints: int, device: torch.device, batch_size: int
+) -> float:
+    """Key frames of one person each that heads take a second on this device, in batches: median of a few passes."""
+    model = _model(heads, schema, num_joints).to(device).eval()
+    inputs = [tensor.to(device) for tensor in _inputs(heads, schema, batch_size)]
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS + 1):  # the first one warms up
+            began = time.perf_counter()
+            model(*inputs).sum().item()  # waits for a GPU
+            times.append(time.perf_counter() - began)
+    return batch_size / statistics.median(times[1:])
+
+
+def cost_table(
+    variants: Mapping[str, HeadOptions], schema: FeatureSchema, num_joints: int, device: torch.device, batch_size: int
+) -> Table:
+    """A row per variant: name -> heads. Frames per second are measured now, on `device`."""
+    rows: list[dict[str, Cell]] = []
+    for name, heads in variants.items():
+        costs = head_costs(heads, schema, num_joints)
+        rows.append(
+            {
+                "variant": name,
+                "k": heads.k,
+                "n": heads.n,
+                "parameters": costs.parameters,
+                "gflops": costs.flops / 1e9,
+                "backbone_gflops": None if costs.backbone_flops is None else costs.backbone_flops / 1e9,
+                "frames_per_second": frames_per_second(heads, schema, num_joints, device, batch_size),
+                "bytes_per_proposal": costs.bytes,
+            }
+        )
+    columns = [
+        Column("variant", "variant"),
+        Column("k", "k"),
+        Column("n", "n"),
+        Column("parameters", "parameters"),
+        Column("gflops", "GFLOPs", digits=3),
+        Column("backbone_gflops", "backbone GFLOPs", digits=3),
+        Column("frames_per_second", "frames/s"),
+        Column("bytes_per_proposal", "store bytes"),
+    ]
+    where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    about = {
+        "device": where,
+        "threads": str(torch.get_num_threads()),
+        "batch": str(batch_size),
+        "backbone": schema.backbone,
+        "dtype": schema.dtype,
+    }
+    notes = [
+        f"GFLOPs: {CONVENTION}",
+        "all but parameters are per proposal (one person in one key frame): GFLOPs and frames/s of the heads alone; "
+        "backbone GFLOPs and store bytes of its 1 + 2k own crops, computed once (references are other proposals' maps)",
+    ]
+    return Table("costs", "What the heads cost", columns, rows, about, "", notes)
+
+
+def _model(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> GLPoseHeads:
+    return GLPoseHeads(schema.channels, num_joints, local_offsets(heads.k), heads)
+
+
+def _inputs(heads: HeadOptions, schema: FeatureSchema, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random maps as the heads take them."""
+    similarity = (batch, heads.n, schema.channels) if heads.per_channel else (batch, heads.n)
+    shapes = [(batch, count, *schema.map_shape) for count in (2 * heads.k, heads.n)]
+    return torch.rand(batch, *schema.map_shape), torch.rand(shapes[0]), torch.rand(shapes[1]), torch.rand(similarity)
