@@ -28,7 +28,7 @@ class Shown(nn.Module):
 
     def __init__(self, which: str = "key") -> None:
         super().__init__()
-        self.options, self.which = HeadOptions(k=1, n=1), which
+        self.options, self.offsets, self.which = HeadOptions(k=1, n=1), (-1, 1), which
         self.head = nn.Conv2d(1, JOINTS, 1)  # says how many joints there are
 
     def forward(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> Tensor:
@@ -81,7 +81,9 @@ REFERENCES = References((np.arange(PEOPLE)[:, None] + 1) % PEOPLE, np.ones((PEOP
 
 def predicted(ways: list[Decoding], split: SplitFeatures, which: str = "key", batch_size: int = 2) -> list[np.ndarray]:
     heads = Shown(which)
-    return predict_poses(heads, split, REFERENCES, "product", batch_size, ways, 3.0, FLIP_ORDER)  # pyright: ignore
+    return predict_poses(
+        heads, split, REFERENCES, "product", batch_size, ways=ways, sigma=3.0, flip_order=FLIP_ORDER,  # pyright: ignore
+    )  # fmt: skip
 
 
 def frame_px(at: np.ndarray) -> np.ndarray:
