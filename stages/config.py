@@ -14,10 +14,12 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 
 from glpose.options import (
     ClusterOptions,
+    CropOptions,
     DataOptions,
     DetectOptions,
     EvalOptions,
     ExtractOptions,
+    FinetuneOptions,
     IndexOptions,
     NoCluster,
     Options,
@@ -48,8 +50,10 @@ class PipelineConfig(Options):
     train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
+    crops: CropOptions = CropOptions()
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
     eval: EvalOptions = EvalOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
     cluster: ClusterOptions = Field(
@@ -66,6 +70,12 @@ class PipelineConfig(Options):
         if heads.per_channel and self.index.similarity != "inner_product":
             raise ValueError(
                 "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"
+            )
+        crops, views = self.crops, self.finetune
+        if views.rotation > crops.rotation or views.scale[1] > crops.scale or (views.half_body and not crops.half_body):
+            raise ValueError(
+                "the crop store must hold every view of finetune: crops.rotation >= finetune.rotation, crops.scale >= "
+                "the end of finetune.scale, and crops.half_body unless finetune.half_body is 0"
             )
         return self
 
