@@ -214,6 +214,26 @@ class DetectOptions(Options):
         return self
 
 
+class AugmentationOptions(Options):
+    """Random crops of a person, as the HRNet lineage draws them; the ranges are the paper's."""
+
+    rotation: float = Field(
+        default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6"
+    )
+    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
+    half_body: float = Field(
+        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> AugmentationOptions:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
+        return self
+
+
 class ExtractOptions(Options):
     """Backbone features of every proposal and of its box in the neighbouring frames."""
 
@@ -228,6 +248,14 @@ class ExtractOptions(Options):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
     dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
     codec: Literal["crc32c", "zstd"] = "crc32c"
+    views: int = Field(
+        default=1, ge=1, le=64, description="of each proposal of videos with a train split: clean, the rest augmented"
+    )
+    augmentation: AugmentationOptions = AugmentationOptions()
+    view_seed: int = Field(default=0, ge=0, description="draws the augmented views")
+    mirror: bool = Field(
+        default=False, description="store the mirrored clean crop too, for videos with an eval split (eval.flip)"
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> ExtractOptions:
@@ -333,6 +361,10 @@ class EvalOptions(Options):
     joints: Literal["annotated", "visible"] = Field(
         default="annotated", description="joints that count; poseval: annotated"
     )
+    decode: Literal["argmax", "dark"] = Field(
+        default="argmax", description="heatmap to point: argmax with a quarter-pixel shift, or DARK (CVPR 2020)"
+    )
+    flip: bool = Field(default=False, description="average with the heatmaps of the mirrored crop (extract.mirror)")
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
     submission: bool = Field(
         default=False, description="also zip the predictions as the PoseTrack test server takes them"
@@ -360,27 +392,7 @@ class CropOptions(Options):
     quality: int = Field(default=95, ge=1, le=100, description="of JPEG")
 
 
-class AugmentOptions(Options):
-    """Image augmentation of people, the paper's."""
-
-    rotation: float = Field(
-        default=45.0, ge=0, le=180, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6"
-    )
-    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    half_body: float = Field(
-        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
-    )
-    flip: float = Field(default=0.5, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> AugmentOptions:
-        low, high = self.scale
-        if not 0 < low <= high:
-            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
-        return self
-
-
-class FinetuneOptions(AugmentOptions):
+class FinetuneOptions(AugmentationOptions):
     """The backbone reopened: it and the trained heads learn on, from augmented crops of the crop store.
 
     Joints, sigma and the redrawing of pools are those of `train`.
@@ -408,7 +420,7 @@ class FinetuneOptions(AugmentOptions):
     seed: int = Field(default=0, ge=0)
 
 
-class PretrainOptions(AugmentOptions):
+class PretrainOptions(AugmentationOptions):
     """Single-frame HRNet training, on generated frames (the weights that ship as `demo`) or on a data set's people."""
 
     source: Literal["generated", "data"] = Field(
