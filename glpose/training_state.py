@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from store.atomic import replacing
-from store.errors import StoreError
+from store.errors import StoreError, TrainingError
 
 
 def save_state(path: Path, recipe: str, step: int, content: Mapping[str, Any]) -> None:
@@ -38,3 +39,17 @@ def load_state(path: Path, recipe: str) -> tuple[int, dict[str, Any]]:
     if found != recipe:
         raise StoreError(f"{path} is of a training with other options or data: delete it to start anew")
     return step, content
+
+
+def check_finite(loss: Tensor, parameters: Iterable[Tensor], step: int, advice: str, state: Path) -> None:
+    """TrainingError, naming the step, where the loss or a gradient is no number: before any weight is.
+
+    state: file of the last good state, which is named where it is there.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return
+    what = f"loss is {loss.item()}" if not torch.isfinite(loss) else f"gradient's norm is {norm.item()}"
+    kept = f"; {state} holds the last good state" if state.exists() else ""
+    raise TrainingError(f"the {what} at step {step}: {advice}{kept}")

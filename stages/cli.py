@@ -122,13 +122,13 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet on generated frames: how the weights that ship as `demo` were made."""
+    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 
     from stages.pretrain import pretrain as pretrain_stage
 
-    pretrain_stage(context.config, out, Console())
+    pretrain_stage(context, out, Console())
 
 
 @app.command("train-detector")
