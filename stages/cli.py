@@ -109,7 +109,27 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 _stage_command("render", "Render the clips of a pipeline with generated data.")
-_stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
+
+
+@app.command()
+def extract(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Then store image crops of the train split too, which finetune reads.")
+    ] = False,
+) -> None:
+    """Store backbone features of every box and of its neighbouring frames."""
+    context = _context(pipeline, config, settings, videos)
+    _run("extract", context, force=force, plan=plan)
+    if crops:
+        _run("crops", context, force=force, plan=plan)
+
+
 _stage_command("index", "Find every person's most similar references in the video.")
 _stage_command("train", "Train the heads on stored features.")
 _stage_command("eval", "Score the evaluation split; write predictions and pictures.")

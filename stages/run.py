@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from stages import detect, evaluate, extract, index, render, train
+from stages import crops, detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
@@ -23,6 +23,7 @@ STAGES: dict[str, Stage] = {
     "render": render.STAGE,
     "detect": detect.STAGE,
     "extract": extract.STAGE,
+    "crops": crops.STAGE,
     "index": index.STAGE,
     "train": train.STAGE,
     "eval": evaluate.STAGE,
@@ -63,9 +64,12 @@ class Survey:
 
 
 def stages_of(context: Context) -> list[Stage]:
-    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos."""
+    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos.
+
+    Crops are for fine-tuning alone, and made where they are asked for (`extract --crops`).
+    """
     kind = context.config.data.kind
-    names = [name for name in STAGES if name != "render" or kind == "generated"]
+    names = [name for name in STAGES if name != "crops" and (name != "render" or kind == "generated")]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
         names = [name for name in names if name not in ("train", "eval")]
     return [STAGES[name] for name in names]
