@@ -73,3 +73,18 @@ def batches_ahead(batches: Iterable[Sequence[Callable[[], Item]]], workers: int)
         finally:
             for future in [future for batch in waiting for future in batch]:
                 future.cancel()
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item]:
+    """The same items, each made by a thread while the one before is in use; never more than these two exist."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="one_ahead") as pool:
+        try:
+            coming = pool.submit(next, items, end)
+            while (item := coming.result()) is not end:
+                coming = pool.submit(next, items, end)
+                yield item  # pyright: ignore[reportReturnType]
+                del item
+        finally:
+            if isinstance(items, Generator):
+                pool.submit(items.close)

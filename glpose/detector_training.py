@@ -16,7 +16,7 @@ from glpose.models.cascade_rcnn import PERSON, CascadeRCNN, to_input
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.options import TrainDetectorOptions
 from glpose.schedules import warm_cosine
-from glpose.training_state import load_state, save_state
+from glpose.training_state import load_same_state, save_state
 from store.errors import CheckpointError, TrainingError
 
 LARGEST_GRADIENT = 10.0  # norm
@@ -38,7 +38,7 @@ def new_detector(options: TrainDetectorOptions) -> CascadeRCNN:
     tensors = given.state_dict()
     for name in [name for name in tensors if ".cls_score." in name]:
         tensors[name] = tensors[name][[PERSON, -1]]  # of all classes, person and background
-    model.load_state_dict(tensors)
+    model.load_same_state_dict(tensors)
     return model
 
 
@@ -63,10 +63,10 @@ def train_detector(
     model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     recipe = f"{options.model_dump_json(exclude={'eval_frames'})} {len(frames)} frames"
-    done, saved = load_state(state, recipe)
+    done, saved = load_same_state(state, recipe)
     if done:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        model.load_same_state_dict(saved["model"])
+        optimiser.load_same_state_dict(saved["optimiser"])
     _train_mode(model, options)
     losses: list[float] = []
     for step, pictures in enumerate(batches(options, frames, done, workers), start=done):

@@ -5,29 +5,33 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from glpose.data.resident import ResidentFeatures
+from glpose.data.windows import SplitFeatures
 from glpose.geometry import heatmap_to_frame
 from glpose.heatmaps import decode_argmax
 from glpose.models.glpose import GLPoseHeads
-from glpose.training import References, head_inputs
+from glpose.references import References, head_inputs, in_window
 
 
 def predict_poses(
-    model: GLPoseHeads, features: ResidentFeatures, references: References, score: str, batch_size: int
+    model: GLPoseHeads, split: SplitFeatures, references: References, score: str, batch_size: int
 ) -> np.ndarray:
-    """(P, J, 3) float64: x, y in frame px and a score per joint, for every row of `features`.
+    """(P, J, 3) float64: x, y in frame px and a score per joint, for every proposal of the split.
 
-    score: "product", heatmap maximum x box score, or "heatmap", the maximum alone.
+    references: of all of them, as `index` stored them. score: "product", heatmap maximum x box score, or "heatmap", the
+    maximum alone.
     """
-    features = features.nearer(model.options.k)
-    size = (features.schema.height, features.schema.width)
-    box_scores = features.table["score"].to_numpy()
-    poses = []
-    for rows in torch.arange(len(features)).split(batch_size):
-        with torch.inference_mode():
-            heatmaps = model(*head_inputs(features, references, model.options, rows.to(features.device)))
-        points, maxima = decode_argmax(heatmaps.float().cpu().numpy())
-        joint_scores = maxima * box_scores[rows.numpy(), None] if score == "product" else maxima
-        xy = heatmap_to_frame(points, features.regions[rows.numpy()], size)
-        poses.append(np.concatenate([xy, joint_scores[..., None]], axis=-1))
-    return np.concatenate(poses)
+    size = (split.schema.height, split.schema.width)
+    box_scores = split.table["score"].to_numpy()
+    poses = np.empty((len(split), model.head.out_channels, 3))
+    for videos in split.window_videos():
+        window = split.window(videos)
+        found = in_window(split, window, references.of(window.rows, model.options.n))
+        for start in range(0, len(window.rows), batch_size):
+            rows = window.rows[start : start + batch_size]
+            with torch.inference_mode():
+                inputs = head_inputs(window, found, rows, model.options.per_channel)
+                heatmaps = model(*inputs.of(model.options))
+            points, maxima = decode_argmax(heatmaps.float().cpu().numpy())
+            poses[rows, :, :2] = heatmap_to_frame(points, split.regions[rows], size)
+            poses[rows, :, 2] = maxima * box_scores[rows, None] if score == "product" else maxima
+    return poses

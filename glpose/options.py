@@ -321,6 +321,20 @@ class HeadOptions(Options):
         return self
 
 
+class WarpOptions(Options):
+    """Ranges of the affine warps of stored features: the paper's of images."""
+
+    rotation: float = Field(default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, p = 0.6")
+    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
+    flip: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> WarpOptions:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
+        return self
+
+
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
 
@@ -336,6 +350,16 @@ class TrainOptions(Options):
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
     joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
     redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
+    augment: Literal["none", "warp"] = Field(
+        default="none", description="warp: random affine warps of key and local features, targets alike"
+    )
+    warp: WarpOptions = WarpOptions()
+    validation: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the training videos held out to choose the best epoch on"
+    )
+    window: int | None = Field(
+        default=None, ge=1, description="train on whole videos of so many proposals at a time; null: all, if they fit"
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
 
@@ -366,6 +390,9 @@ class EvalOptions(Options):
     )
     flip: bool = Field(default=False, description="average with the heatmaps of the mirrored crop (extract.mirror)")
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
+    checkpoint: Literal["last", "best"] = Field(
+        default="last", description="weights of the last epoch, or of the best on train.validation's videos"
+    )
     submission: bool = Field(
         default=False, description="also zip the predictions as the PoseTrack test server takes them"
     )
@@ -510,6 +537,10 @@ class RuntimeOptions(Options):
         default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
     )
     frames: int = Field(default=4, ge=1, description="frames per forward pass of the detector")
+    residency: Literal["auto", "device", "host", "disk"] = Field(
+        default="auto", description="where features are kept while heads use them; auto: where they fit"
+    )
+    tensorboard: bool = Field(default=True, description="write training curves for it below work/logs")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of torch; null: its own choice, at most the cores given"
     )

@@ -22,7 +22,7 @@ from glpose.options import PretrainOptions
 from glpose.schedules import warm_cosine
 from glpose.single_frame import SingleFrame, checkpoint_joints, make_single_frame
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
-from glpose.training_state import check_finite, load_state, save_state
+from glpose.training_state import check_finite, load_same_state, save_state
 
 LOSSES = {"mse": heatmap_loss, "cross_entropy": grid_cross_entropy}
 SAVED_EVERY = 200  # steps
@@ -87,7 +87,7 @@ def new_network(options: PretrainOptions, joints: JointSet) -> HRNet:
         for name in ("final_layer.weight", "final_layer.bias"):
             for row, theirs in kept:
                 own[name][row] = tensors[name][theirs]
-    model.load_state_dict(own)
+    model.load_same_state_dict(own)
     return model
 
 
@@ -110,10 +110,10 @@ def pretrain(
     model = model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
     recipe = f"{options.model_dump_json(exclude={'eval_people'})} {people.identity}"
-    done, saved = load_state(state, recipe)
+    done, saved = load_same_state(state, recipe)
     if done:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        model.load_same_state_dict(saved["model"])
+        optimiser.load_same_state_dict(saved["optimiser"])
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
     position = tuple(saved.get("position", (0, 0)))

@@ -40,3 +40,21 @@ def grid_cross_entropy(predicted: Tensor, target: Tensor, weight: Tensor) -> Ten
     wanted = target.flatten(2) / target.flatten(2).sum(dim=-1, keepdim=True).clamp(min=1e-6)
     per_joint = -(wanted * predicted.float().flatten(2).log_softmax(dim=-1)).sum(dim=-1)
     return (per_joint * weight).sum() / weight.sum().clamp(min=1)
+
+
+HIT = 0.05  # of the grid's width and height
+
+
+def heatmap_hits(predicted: Tensor, points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """How many joints' peaks are near their place, and how many joints there are: what HRNet calls accuracy.
+
+    predicted: (B, J, H, W). points: (B, J, 2) heatmap px. weight: (B, J), zero where a joint does not count. Near is
+    within an ellipse of half axes 0.05 W and 0.05 H. Two scalars on the device.
+    """
+    height, width = predicted.shape[-2:]
+    peak = predicted.flatten(2).argmax(dim=-1)
+    place = torch.stack([peak % width, peak // width], dim=-1)
+    wanted = torch.floor(points + 0.5)
+    size = torch.tensor([width, height], device=points.device)
+    near = ((place - wanted) / size).square().sum(dim=-1) < HIT**2
+    return (near & (weight > 0)).sum(), (weight > 0).sum()

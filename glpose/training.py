@@ -1,146 +1,236 @@
-"""Training the heads on features held on the device (§ 4.1 of the paper)."""
+"""Training heads on stored features (§ 4.1 of the paper): several variants in one pass over them, if asked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from glpose.data.resident import ResidentFeatures
-from glpose.geometry import frame_to_heatmap
-from glpose.keypoints import VISIBLE
+from glpose.ahead import one_ahead
+from glpose.batches import Batch, Portion, make_batch, plan_epoch, portions
+from glpose.examples import Examples
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
-from glpose.retrieval import find_references, make_gallery
-from glpose.targets import draw_targets, heatmap_loss
+from glpose.ranks import Ranks
+from glpose.references import head_inputs, in_window
+from glpose.targets import draw_targets, heatmap_hits, heatmap_loss
+from glpose.training_log import EpochLog, Meter, Report
+from glpose.training_state import load_state, save_state
 from store.errors import DataError, TrainingError
+from store.record import fingerprint
 
-Report = Callable[[int, int, float], None]  # epoch (from 1), epochs, mean loss
+
+@dataclass
+class Trained:
+    """Heads of one variant. best: weights after the epoch of highest `validation_pck`; None without held-out videos."""
+
+    model: GLPoseHeads
+    log: list[EpochLog] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    best_epoch: int = 0
 
 
-@dataclass(frozen=True)
-class References:
-    """Each row's non-local references: rows (P, n) int64, -1 where missing, and similarities (P, n), -inf there."""
+@dataclass
+class Trainee:
+    """A variant while it is trained. module: its model, or what averages the gradients over processes."""
 
-    rows: Tensor
-    similarity: Tensor
+    trained: Trained
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
 
 
 def train_heads(
-    features: ResidentFeatures,
-    fixed: References,
-    num_joints: int,
-    heads: HeadOptions,
+    examples: Examples,
+    variants: Mapping[str, HeadOptions],
     options: TrainOptions,
     index: IndexOptions,
     report: Report,
-) -> GLPoseHeads:
-    """Train heads on every annotated proposal of `features`; returns them in eval mode.
+    *,
+    held_out: Examples | None = None,
+    state: Path | None = None,
+    ranks: Ranks | None = None,
+) -> dict[str, Trained]:
+    """Train heads of every variant on the examples, all in one pass over the features; models in eval mode.
 
-    fixed: the references that `index` stored; they are used as they are where everyone in scope is the pool, or where
-    pools are not redrawn. One seed gives the same weights again on one CPU; on a GPU, as far as its kernels do.
-    TrainingError where nothing is annotated, or where the loss is not finite.
+    A variant's weights are those that it would get alone. Stored references are used as they are where everyone in
+    scope is the pool, or where pools are not redrawn. One seed gives the same weights again on one CPU; on a GPU, as
+    far as its kernels do. held_out: what the best epoch is chosen on. state: file that an interrupted training goes on
+    from, to the same weights; the caller removes it in the end. ranks: the processes that share the work, each with
+    examples of its own.
+
+    TrainingError where the loss is not finite, DataError where that is the features' fault.
     """
-    device = features.device
-    features = features.nearer(heads.k)
-    points, weight, rows = _targets(features, num_joints, options)
+    ranks = ranks or Ranks()
+    size = max(1, options.batch_size // ranks.count)
+    trainees = {name: new_trainee(examples, heads, options, ranks) for name, heads in variants.items()}
+    recipe = _recipe(examples, held_out, variants, options, index, ranks)
+    done, parts = load_state(state, recipe)
+    for name, part in parts.items():
+        _put_back(trainees[name], part)
+    products = any(heads.per_channel for heads in variants.values())
+    steps = {
+        epoch: ranks.most(sum(-(-len(rows) // size) for rows in plan_epoch(examples, options, epoch)[1]))
+        for epoch in range(done + 1, options.epochs + 1)
+    }
+    meter = Meter(list(variants), options.epochs, report)
+    with closing(one_ahead(portions(examples, variants, options, index, size, steps))) as windows:
+        for portion in windows:
+            lr = options.lr * options.gamma ** sum(milestone < portion.epoch for milestone in options.milestones)
+            for rows in portion.batches:
+                drawn = (portion.epoch, meter.steps, ranks.number)
+                batch = make_batch(examples, portion, rows, products, options, drawn)
+                meter.add(rows, torch.stack([train_step(own, batch, lr, options, ranks) for own in trainees.values()]))
+                if meter.due():
+                    _check(meter, examples, portion)
+                    meter.report(portion.epoch, portion.steps)
+            _check(meter, examples, portion)
+            if not portion.last:
+                continue
+            done = portion.epoch
+            logs = meter.end_epoch(done, lr, ranks)
+            for name, own in trainees.items():
+                ranks.average_statistics(own.trained.model)
+                _end_epoch(own, logs[name] if held_out is None else validate(own, held_out, logs[name], options))
+            if ranks.number == 0:
+                save_state(state, recipe, done, {name: _kept(own) for name, own in trainees.items()})
+            meter.report(done, portion.steps, {name: own.trained.log[-1] for name, own in trainees.items()})
+            meter.begin_epoch()
+    for own in trainees.values():
+        own.trained.model.eval()
+    return {name: own.trained for name, own in trainees.items()}
+
+
+def new_trainee(examples: Examples, heads: HeadOptions, options: TrainOptions, ranks: Ranks) -> Trainee:
+    """New heads and their optimiser. Weights depend on `options.seed` alone, not on what else is trained."""
+    split = examples.split
+    offsets = tuple(offset for offset in split.offsets if abs(offset) <= heads.k)
     torch.manual_seed(options.seed)
-    order = torch.Generator().manual_seed(options.seed)
-    model = GLPoseHeads(features.schema.channels, num_joints, features.offsets, heads).to(device).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(options.milestones), options.gamma)
-    size = (features.schema.height, features.schema.width)
-    redraw = options.redraw_pool and heads.n > 0 and isinstance(index.pool, int)
-    for epoch in range(1, options.epochs + 1):
-        references = draw_references(features, index, heads.n, epoch) if redraw else fixed
-        total = 0.0
-        for step, chosen in enumerate(torch.randperm(len(rows), generator=order).split(options.batch_size)):
-            batch = rows[chosen].to(device)
-            targets = draw_targets(points[batch], weight[batch], size, options.sigma)
-            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-                heatmaps = model(*head_inputs(features, references, heads, batch))
-            loss = heatmap_loss(heatmaps, targets, weight[batch])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss became {value} in epoch {epoch}, step {step + 1}: lower train.lr, or set "
-                    "train.precision=float32"
-                )
-            total += value * len(chosen)
-        schedule.step()
-        report(epoch, options.epochs, total / len(rows))
-    return model.eval()
+    model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads).to(split.device).train()
+    return Trainee(Trained(model), ranks.wrap(model), torch.optim.Adam(model.parameters(), lr=options.lr))
 
 
-def head_inputs(
-    features: ResidentFeatures, references: References, heads: HeadOptions, batch: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `GLPoseHeads.forward` takes, for these rows and the first n of their references."""
-    rows, similarity = references.rows[batch, : heads.n], references.similarity[batch, : heads.n]
-    if heads.per_channel:  # Eq. 3's product left unsummed
-        products = features.embedding[batch][:, None] * features.embedding[rows.clamp(min=0)]
-        similarity = torch.where((rows >= 0)[..., None], products, -torch.inf)
-    return features.inputs(batch, rows, similarity)
+def train_step(own: Trainee, batch: Batch, lr: float, options: TrainOptions, ranks: Ranks) -> Tensor:
+    """One step of one variant: (4,) on the device, loss times samples, samples, joints near their places, joints.
 
-
-def draw_references(features: ResidentFeatures, index: IndexOptions, n: int, epoch: int) -> References:
-    """References from freshly drawn pools, for every row: a new draw for each epoch (evaluation's is epoch 0)."""
-    if not isinstance(index.pool, int):
-        raise ValueError("everyone in scope is the pool: there is nothing to draw")
-    gallery = make_gallery(features.table, features.embedding.cpu().numpy(), index)
-    found = [find_references(gallery, video, index, n, epoch) for video in gallery.spans]
-    rows, similarity = (np.concatenate(parts) for parts in zip(*((f.rows, f.similarity) for f in found), strict=True))
-    return References(torch.from_numpy(rows).to(features.device), torch.from_numpy(similarity).to(features.device))
-
-
-def stored_references(features: ResidentFeatures, neighbours: pd.DataFrame, n: int) -> References:
-    """The n best references that `index` stored, for every row. neighbours: `store.Store.neighbours` of its videos.
-
-    DataError where a reference is not among the features.
+    With several processes the gradient is that of the mean over all their samples.
     """
-    held = features.table[["video", "proposal"]].assign(row=np.arange(len(features)))
-    others = held.set_axis(["reference_video", "reference", "reference_row"], axis=1)
-    found = neighbours.loc[neighbours["rank"] < n].merge(held, on=["video", "proposal"])
-    found = found.merge(others, on=["reference_video", "reference"], how="left")
-    if len(lost := found.loc[found["reference_row"].isna()]):
-        first = lost.iloc[0]
-        raise DataError(
-            f"proposal {first['proposal']} of {first['video']!r} refers to proposal {first['reference']} of "
-            f"{first['reference_video']!r}, which is not loaded ({len(lost)} in all): load all videos of the split"
-        )
-    rows = np.full((len(features), n), -1)
-    similarity = np.full((len(features), n), -np.inf, np.float32)
-    where = (found["row"].to_numpy(), found["rank"].to_numpy())
-    rows[where], similarity[where] = found["reference_row"], found["similarity"]
-    return References(torch.from_numpy(rows).to(features.device), torch.from_numpy(similarity).to(features.device))
+    device, count = batch.points.device, len(batch.points)
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        heatmaps = own.module(*batch.inputs.of(own.trained.model.options))
+    loss = heatmap_loss(heatmaps, batch.targets, batch.weight)
+    share = 1.0 if ranks.count == 1 else count * ranks.count / ranks.total(torch.tensor(float(count), device=device))
+    own.optimiser.zero_grad(set_to_none=True)
+    (loss * share).backward()
+    for group in own.optimiser.param_groups:
+        group["lr"] = lr
+    own.optimiser.step()
+    return _figures(loss, heatmaps, batch.points, batch.weight)
 
 
-def _targets(features: ResidentFeatures, num_joints: int, options: TrainOptions) -> tuple[Tensor, Tensor, Tensor]:
-    """Heatmap points (P, J, 2), loss weights v_m (P, J), and the rows that can be trained on."""
-    size = (features.schema.height, features.schema.width)
-    keypoints = np.zeros((len(features), num_joints, 3))
-    annotated = []
-    for row, points in enumerate(features.table["keypoints"]):
-        if points is not None:
-            keypoints[row] = points
-            annotated.append(row)
-    points = frame_to_heatmap(keypoints[..., :2], features.regions, size)
-    inside = ((points >= 0) & (points < [size[1], size[0]])).all(axis=-1)
-    least = VISIBLE if options.joints == "visible" else 1
-    weight = (keypoints[..., 2] >= least) & inside
-    rows = [row for row in annotated if weight[row].any()]
-    if not rows:
-        raise TrainingError(
-            "no proposal of the train split has an annotated joint inside its crop: heads can only be trained on "
-            "annotated videos (detect.train.source: annotations)"
-        )
-    as_tensor = lambda array: torch.from_numpy(array.astype(np.float32)).to(features.device)  # noqa: E731
-    return as_tensor(points), as_tensor(weight), torch.tensor(rows)
+def validate(own: Trainee, held_out: Examples, log: EpochLog, options: TrainOptions) -> EpochLog:
+    """The epoch's line with loss and PCK on held-out videos, with the references that `index` stored."""
+    split, model = held_out.split, own.trained.model.eval()
+    size = (split.schema.height, split.schema.width)
+    total = torch.zeros(4, device=split.device)
+    for videos in split.window_videos():
+        window = split.window(videos)
+        references = in_window(split, window, held_out.fixed.of(window.rows))
+        rows = held_out.rows_of(videos)
+        for start in range(0, len(rows), options.batch_size):
+            batch = rows[start : start + options.batch_size]
+            points = torch.from_numpy(held_out.points[batch, 0]).to(split.device)
+            weight = torch.from_numpy(held_out.weight[batch, 0]).to(split.device)
+            with torch.inference_mode():
+                inputs = head_inputs(window, references, batch, model.options.per_channel)
+                heatmaps = model(*inputs.of(model.options))
+                loss = heatmap_loss(heatmaps, draw_targets(points, weight, size, options.sigma), weight)
+                total += _figures(loss, heatmaps, points, weight)
+    model.train()
+    loss, samples, hits, joints = total.tolist()
+    return replace(log, validation_loss=loss / samples, validation_pck=100 * hits / max(joints, 1))
+
+
+def _figures(loss: Tensor, heatmaps: Tensor, points: Tensor, weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        hits, joints = heatmap_hits(heatmaps, points, weight)
+        count = loss.new_tensor(float(len(points)))
+        return torch.stack([loss.detach().float() * count, count, hits.float(), joints.float()])
+
+
+def _end_epoch(own: Trainee, log: EpochLog) -> None:
+    """Keep an epoch's line, and its weights if they are the best so far."""
+    trained = own.trained
+    best = max((line.validation_pck for line in trained.log), default=-1.0)
+    trained.log.append(log)
+    if log.validation_pck > best:  # never without held-out videos: NaN
+        trained.best = {name: tensor.detach().clone() for name, tensor in trained.model.state_dict().items()}
+        trained.best_epoch = log.epoch
+
+
+def _check(meter: Meter, examples: Examples, portion: Portion) -> None:
+    """Raise where a loss since the last look was not finite: DataError if the features are not, else TrainingError."""
+    if (found := meter.not_finite()) is None:
+        return
+    step, loss, rows = found
+    features = portion.window.features
+    for row, place in zip(rows, portion.window.places[np.searchsorted(portion.window.rows, rows)], strict=True):
+        seen = [place, *portion.references[0][np.searchsorted(portion.window.rows, row)].tolist()]
+        for other in (place for place in seen if place >= 0):
+            maps = [features.key, *([features.local] if features.local is not None and other == seen[0] else [])]
+            at = torch.tensor([other], device=features.device)
+            if not all(torch.isfinite(own.take(at, view)).all() for own in maps for view in range(examples.views)):
+                named = features.table.iloc[int(other)]
+                raise DataError(
+                    f"the stored features of proposal {named['proposal']} of {named['video']!r} are not finite: make "
+                    f"them again (glpose-stage verify --repair, then extract)"
+                )
+    raise TrainingError(
+        f"the loss became {loss} in epoch {portion.epoch}, step {step}: lower train.lr, or set train.precision=float32"
+    )
+
+
+def _recipe(
+    examples: Examples,
+    held_out: Examples | None,
+    variants: Mapping[str, HeadOptions],
+    options: TrainOptions,
+    index: IndexOptions,
+    ranks: Ranks,
+) -> str:
+    """Identifies a training: a state of another one is of no use to it."""
+    splits = [own.split for own in (examples, held_out) if own is not None]
+    return fingerprint(
+        {
+            "options": options.model_dump(mode="json"),
+            "index": index.model_dump(mode="json"),
+            "heads": {name: heads.model_dump(mode="json") for name, heads in variants.items()},
+            "space": examples.split.schema.space,
+            "videos": [{video: list(span) for video, span in split.spans.items()} for split in splits],
+            "window": examples.split.residency.window,
+            "processes": ranks.count,
+        }
+    )
+
+
+def _kept(own: Trainee) -> dict[str, Any]:
+    trained = own.trained
+    return {
+        "model": trained.model.state_dict(),
+        "optimiser": own.optimiser.state_dict(),
+        "log": [asdict(line) for line in trained.log],
+        "best": trained.best,
+        "best_epoch": trained.best_epoch,
+    }
+
+
+def _put_back(own: Trainee, part: Mapping[str, Any]) -> None:
+    own.trained.model.load_state_dict(part["model"])
+    own.optimiser.load_state_dict(part["optimiser"])
+    own.trained.log = [EpochLog(**line) for line in part["log"]]
+    own.trained.best, own.trained.best_epoch = part["best"], part["best_epoch"]

@@ -1,4 +1,4 @@
-"""An interrupted training's state in one file: written whole, read back only by a training of the same recipe."""
+"""What an interrupted training goes on from: one file, replaced after every epoch, or every so many steps."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from store.atomic import replacing
 from store.errors import StoreError, TrainingError
 
 
-def save_state(path: Path, recipe: str, step: int, content: Mapping[str, Any]) -> None:
-    """Write, in place of the state before, what a training needs to go on after `step` steps.
-
-    content: state dicts and plain data. recipe: all that decides the weights but the number of steps done.
-    """
+def save_state(path: Path | None, recipe: str, epoch: int, parts: Mapping[str, Any]) -> None:
+    """Write the state after `epoch`, or step. recipe: identifies the training. parts: tensors and plain data by name."""
+    if path is None:
+        return
     with replacing(path) as temporary:
-        torch.save({"recipe": recipe, "step": step, **content}, temporary)
+        torch.save({"recipe": recipe, "epoch": epoch, "parts": dict(parts)}, temporary)
 
 
-def load_state(path: Path, recipe: str) -> tuple[int, dict[str, Any]]:
-    """Steps done, and the content as it was saved; 0 and nothing where there is no file.
+def load_state(path: Path | None, recipe: str) -> tuple[int, dict[str, Any]]:
+    """Epochs done and the parts; (0, {}) where nothing was saved, or of another training: that one starts anew.
 
-    StoreError where the file is damaged, or of a training of another recipe.
+    StoreError where the file is damaged.
     """
-    if not path.exists():
-        return 0, {}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, step = content.pop("recipe"), int(content.pop("step"))
-    except Exception as error:  # damaged bytes raise anything
-        raise StoreError(
-            f"{path} is no whole training state ({type(error).__name__}): delete it to start anew"
-        ) from None
-    if found != recipe:
+    found, epoch, parts = _read(path)
+    return (epoch, parts) if found == recipe else (0, {})
+
+
+def load_same_state(path: Path, recipe: str) -> tuple[int, dict[str, Any]]:
+    """As `load_state`, but StoreError for a state of another training: a command's own file is not overwritten."""
+    found, epoch, parts = _read(path)
+    if parts and found != recipe:
         raise StoreError(f"{path} is of a training with other options or data: delete it to start anew")
-    return step, content
+    return epoch, parts
+
+
+def last_state(path: Path | None) -> tuple[int, dict[str, Any]]:
+    """The last epoch that was saved, whatever the training, and its parts; (0, {}) where none was."""
+    return _read(path)[1:]
 
 
 def check_finite(loss: Tensor, parameters: Iterable[Tensor], step: int, advice: str, state: Path) -> None:
@@ -46,10 +48,21 @@ def check_finite(loss: Tensor, parameters: Iterable[Tensor], step: int, advice: 
 
     state: file of the last good state, which is named where it is there.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm([own.grad for own in parameters if own.grad is not None])
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
     what = f"loss is {loss.item()}" if not torch.isfinite(loss) else f"gradient's norm is {norm.item()}"
     kept = f"; {state} holds the last good state" if state.exists() else ""
     raise TrainingError(f"the {what} at step {step}: {advice}{kept}")
+
+
+def _read(path: Path | None) -> tuple[str, int, dict[str, Any]]:
+    if path is None or not path.exists():
+        return "", 0, {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content["recipe"], int(content["epoch"]), dict(content["parts"])
+    except Exception as error:  # damaged bytes raise anything
+        raise StoreError(
+            f"{path} is no whole training state ({type(error).__name__}): delete it to start anew"
+        ) from None

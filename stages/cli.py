@@ -91,6 +91,10 @@ def _run(name: str | None, context: Context, *, force: bool, plan: bool) -> None
     stages = stages_of(context) if name is None else [STAGES[name]]
     if plan:
         return _print(plan_lines(stages, context))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
+        from stages.together import run_together
+
+        return run_together(stages, context, Console(), force=force)
     run_stages(stages, context, Console(), force=force)
 
 

@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+TOLD = 60.0  # s between lines about a long unit where there is no terminal to draw a bar on
+
 
 def say(console: Console, line: str) -> None:
     """Print a line as it is: paths may hold brackets, and are not to be broken."""
@@ -36,6 +38,7 @@ class Tally:
         self.running: dict[str, None] = {}  # in the order in which they began
         self._progress, self._stage, self._began = progress, stage, time.monotonic()
         self._bar = progress.add_task(stage, total=total)
+        self._told = self._began
 
     def begin(self, unit: str) -> None:
         """A unit is being made from now on."""
@@ -46,8 +49,20 @@ class Tally:
         """A unit is done, or has failed."""
         self.running.pop(unit, None)
         self.done, self.failed, self.people = self.done + 1, self.failed + failed, self.people + people
-        self._progress.advance(self._bar)
+        self._progress.update(self._bar, completed=self.done)
         self._show()
+
+    def within(self, text: str, share: float) -> None:
+        """How far the one running unit is: on the bar, or without a terminal as a line a minute."""
+        now = time.monotonic()
+        self._progress.update(self._bar, completed=self.done + share, description=f"{self}: {text}")
+        if self._progress.disable and now - self._told > TOLD:
+            self._told = now
+            self.tell(f"  {self}: {text}")
+
+    def tell(self, line: str) -> None:
+        """Print a line above the bar."""
+        say(self._progress.console, line)
 
     def __str__(self) -> str:
         """Such as `extract, 4 running, 1 failed, 310 people/s`."""

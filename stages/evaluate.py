@@ -20,7 +20,7 @@ from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
-from stages.train import CHECKPOINT, Split, load_split, split_digest, variants
+from stages.train import CHECKPOINTS, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
@@ -64,6 +64,14 @@ def inputs(context: Context, unit: str) -> str:
     return fingerprint([heads, split_digest(context, "eval"), truth])
 
 
+def prepare(context: Context) -> Split:
+    """Load the evaluation split, with what the trained heads need of it."""
+    config = context.config
+    if config.eval.checkpoint == "best" and config.train.validation == 0:
+        raise ConfigError("eval.checkpoint: best needs held-out videos to choose it on: train with train.validation")
+    return load_split(context, "eval", k=config.train.heads.k, n=config.train.heads.n)
+
+
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
@@ -104,7 +112,7 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
     config, poses = context.config, {}
     device = choose_device(config.runtime)
     for variant in variants(config):
-        with local_file(context.output("train", variant) / CHECKPOINT) as checkpoint:
+        with local_file(context.output("train", variant) / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
             model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
         poses[variant] = predict_poses(
             model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
@@ -180,7 +188,7 @@ STAGE = Stage(
     parameters=parameters,
     units=lambda context, everything: [UNIT],
     inputs=inputs,
-    prepare=lambda context: load_split(context, "eval"),
+    prepare=prepare,
     make=make,
     finish=finish,
 )

@@ -10,6 +10,7 @@ import cv2
 import torch
 
 from glpose.options import RuntimeOptions
+from glpose.ranks import local_rank
 from store.errors import ConfigError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds that it may use of every so many, or "max"
@@ -20,13 +21,11 @@ def choose_device(options: RuntimeOptions) -> torch.device:
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), given_cores()))
     cv2.setNumThreads(1)  # frames and crops are small, and its threads would stand in the way of torch's
     if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=options.device).device  # with its number, as tensors on it have
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"runtime.device = {options.device!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def given_cores(quota: Path = CPU_QUOTA) -> int:

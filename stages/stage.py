@@ -13,6 +13,7 @@ from glpose.data.dataset import VideoRef
 from glpose.data.listing import list_videos
 from glpose.options import GeneratedData
 from stages.config import PipelineConfig
+from stages.console import Tally
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
 from store.places import Place
@@ -26,10 +27,27 @@ class Context:
     config: PipelineConfig
     pattern: str = "*"  # shell pattern of video names (--videos)
     found: tuple[VideoRef, ...] = ()  # videos that have been found already, where no others are asked for
+    watch: Tally | None = None  # who is told how far a unit is
 
     def of(self, found: tuple[VideoRef, ...]) -> Context:
         """The same run about videos that have been found already; it keeps what this one has read of all of them."""
-        other = replace(self, found=found)
+        return self._keeping(replace(self, found=found))
+
+    def watched(self, watch: Tally) -> Context:
+        """The same run, with somebody to be told how far its units are."""
+        return self._keeping(replace(self, watch=watch))
+
+    def tell(self, line: str) -> None:
+        """Print a line, if anybody watches."""
+        if self.watch is not None:
+            self.watch.tell(line)
+
+    def within(self, text: str, share: float) -> None:
+        """How far the unit is that is being made, if anybody watches."""
+        if self.watch is not None:
+            self.watch.within(text, share)
+
+    def _keeping(self, other: Context) -> Context:
         kept = {"all_videos", "features", "split_digests"}
         vars(other).update({name: value for name, value in vars(self).items() if name in kept})
         return other

@@ -1,35 +1,55 @@
-"""train: the heads, on stored features of the training split held on the device."""
+"""train: the heads, on stored features of the training split."""
 
 from __future__ import annotations
 
+import csv
 import json
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import store
 from glpose.data.dataset import joint_set
-from glpose.data.resident import ResidentFeatures, load_resident
+from glpose.data.windows import SplitFeatures, open_split
+from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import save_checkpoint
 from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions
-from glpose.training import References, stored_references, train_heads
+from glpose.ranks import Ranks, join_ranks
+from glpose.references import References, stored_references
+from glpose.training import Trained, train_heads
+from glpose.training_log import EpochLog, Progress
+from glpose.training_state import last_state
 from stages.config import PipelineConfig
+from stages.curves import Curves
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
-from store.errors import TrainingError
+from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
 from store.record import fingerprint
 
-VERSION = 1
-CHECKPOINT = "heads.safetensors"
+VERSION = 2
+CHECKPOINTS = {"last": "heads.safetensors", "best": "best.safetensors"}  # by eval.checkpoint
+LOG = "log.csv"
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split on the device, with its stored references."""
+    """One split's features, with its stored references."""
 
-    features: ResidentFeatures
+    features: SplitFeatures
     references: References
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all variants are trained on: this process's share of the examples, and the held-out ones."""
+
+    examples: Examples
+    held_out: Examples | None
+    ranks: Ranks
 
 
 def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
@@ -55,55 +75,161 @@ def split_digest(context: Context, split: str) -> str:
     return fingerprint([[v, context.commit("extract", v).digest, context.commit("index", v).digest] for v in videos])
 
 
-def load_split(context: Context, split: str) -> Split:
-    """Load what heads need of a split to the device, its references of whatever video of it among them.
+def load_split(context: Context, split: str, videos: Sequence[str] | None = None, *, k: int, n: int) -> Split:
+    """Bring what heads of k and n need of a split's videos (all by default) to where they can use it.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
     NotCommitted where one has no features or no index, or the index is of other features.
     """
     config = context.config
-    videos = split_videos(context, split)
+    videos = split_videos(context, split) if videos is None else videos
     if not videos:
         raise TrainingError(f"no video has frames in the {split} split: look at data.{split}")
     for video in videos:
         context.commit("index", video)  # what is missing is told before anything is read
-    extract, heads = config.extract, config.train.heads
-    device = choose_device(config.runtime)
     stored = store.open(config.work)
-    neighbours = stored.neighbours(videos)
-    features = load_resident(stored, split, heads.k, extract.crop_size, extract.crop_scale, device, videos)
-    return Split(features, stored_references(features, neighbours, heads.n))
-
-
-def prepare(context: Context) -> Split:
-    """Load the training split, once for all variants."""
-    return load_split(context, "train")
-
-
-def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
-    """Train one variant's heads and write their checkpoint and the loss of every epoch."""
-    config, heads, joints = context.config, variants(context.config)[unit], joint_set(context.config.data)
-    losses: list[float] = []
-    features = shared.features
-    model = train_heads(
-        features, shared.references, len(joints), heads, config.train, config.index,
-        report=lambda epoch, epochs, loss: losses.append(loss),
+    features = open_split(
+        stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
+        videos=videos, asked=config.runtime.residency, window=config.train.window,
     )  # fmt: skip
-    metadata = {
+    context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
+    return Split(features, stored_references(features.table, stored.neighbours(videos), n))
+
+
+def prepare(context: Context) -> Training:
+    """Load the training split, or under torchrun this process's share of it, once for all variants."""
+    return load_training(context, list(variants(context.config).values()))
+
+
+def load_training(context: Context, heads: Sequence[HeadOptions]) -> Training:
+    """What these heads are trained on, of the videos of the training split that are not held out."""
+    config, ranks = context.config, join_ranks()
+    videos = split_videos(context, "train")
+    chosen = held_out_videos(videos, config.train.validation, config.train.seed)
+    if config.index.scope == "dataset" and (chosen or ranks.count > 1):
+        raise ConfigError(
+            "with index.scope: dataset references are of any video, so that all must be in one process and none can "
+            "be held out: leave train.validation at 0 and train without torchrun"
+        )
+    own = [video for video in videos if video not in chosen]
+    if ranks.count > 1:
+        own = ranks.share({video: context.commit("extract", video).meta["proposals"] for video in own})
+        if not own:
+            raise ConfigError(f"{ranks.count} processes have fewer training videos than that: start fewer")
+    joints = joint_set(config.data)
+
+    def examples(videos: Sequence[str]) -> Examples:
+        split = load_split(context, "train", videos, k=max(h.k for h in heads), n=max(h.n for h in heads))
+        return make_examples(split.features, split.references, joints, config.train)
+
+    return Training(examples(own), examples(chosen) if chosen else None, ranks)
+
+
+def held_out_videos(videos: Sequence[str], share: float, seed: int) -> list[str]:
+    """Training videos that the best epoch is chosen on: about this share of them, at least one unless it is 0.
+
+    ConfigError where none would be left to train on.
+    """
+    if share == 0:
+        return []
+    count = max(1, round(share * len(videos)))
+    if count >= len(videos):
+        raise ConfigError(f"train.validation = {share} leaves none of {len(videos)} training videos to train on")
+    drawn = sorted(videos, key=lambda video: (zlib.crc32(f"{seed} {video}".encode()), video))
+    return sorted(drawn[:count])
+
+
+def make(context: Context, shared: Training, unit: str, attempt: Attempt) -> str:
+    """Train one variant's heads; write their checkpoints and a line for every epoch."""
+    units = {unit: variants(context.config)[unit]}
+    return write_heads(context, shared, train_units(context, shared, "train", units)[unit], attempt)
+
+
+def train_units(context: Context, shared: Training, stage: str, units: dict[str, HeadOptions]) -> dict[str, Trained]:
+    """Train heads of some units of a stage in one pass over the features, going on from where one was interrupted."""
+    shared.ranks.from_first(list(units))
+    config, state = context.config, _state(context, stage, units)
+    with Curves(context, stage, list(units) if shared.ranks.number == 0 else []) as curves:
+
+        def report(progress: Progress) -> None:
+            curves.add(progress)
+            context.within(str(progress), progress.done)
+
+        try:
+            trained = train_heads(
+                shared.examples, units, config.train, config.index, report,
+                held_out=shared.held_out, state=state, ranks=shared.ranks,
+            )  # fmt: skip
+        except TrainingError as error:
+            raise TrainingError(f"{error}{_keep_last_good(shared, units, state)}") from None
+    if state is not None and shared.ranks.number == 0:
+        state.unlink(missing_ok=True)
+    return trained
+
+
+def write_heads(context: Context, shared: Training, trained: Trained, attempt: Attempt) -> str:
+    """Write one variant's checkpoints and its log; what to tell of it."""
+    model, examples = trained.model, shared.examples
+    metadata = heads_metadata(shared, model.options, model.offsets)
+    save_checkpoint(attempt.path / CHECKPOINTS["last"], model.state_dict(), metadata)
+    if trained.best is not None:
+        save_checkpoint(attempt.path / CHECKPOINTS["best"], trained.best, metadata)
+    with open(attempt.path / LOG, "w", newline="") as file:
+        writer = csv.DictWriter(file, [own.name for own in fields(EpochLog)])
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in trained.log)
+    last, parameters = trained.log[-1], sum(p.numel() for p in model.parameters())
+    attempt.meta = {"loss": last.loss, "proposals": len(examples.split), "parameters": parameters}
+    if examples.split.residency.window is not None:
+        attempt.meta["window"] = examples.split.residency.window
+    best = "" if trained.best is None else f", best on held-out videos after epoch {trained.best_epoch}"
+    size = f"{len(examples.split)} proposals, {parameters:,} parameters"
+    return f"{size}, {last.epoch} epochs, last loss {last.loss:.3g}, PCK {last.pck:.1f}{best}"
+
+
+def heads_metadata(shared: Training, heads: HeadOptions, offsets: Sequence[int]) -> dict[str, str]:
+    """What a checkpoint says of its heads and of the features that they read."""
+    schema, joints = shared.examples.split.schema, shared.examples.joints
+    return {
         "heads": heads.model_dump_json(),
-        "channels": str(features.schema.channels),
-        "offsets": json.dumps(model.offsets),
+        "channels": str(schema.channels),
+        "offsets": json.dumps(list(offsets)),
         "joints": joints.name,
         "num_joints": str(len(joints)),
-        "backbone": features.schema.backbone,
-        "space": features.schema.space,
+        "backbone": schema.backbone,
+        "space": schema.space,
     }
-    save_checkpoint(attempt.path / CHECKPOINT, model.state_dict(), metadata)
-    (attempt.path / "losses.json").write_text(json.dumps(losses) + "\n")
-    parameters = sum(p.numel() for p in model.parameters())
-    attempt.meta = {"loss": losses[-1], "proposals": len(features), "parameters": parameters}
-    size = f"{len(features)} proposals, {parameters:,} parameters"
-    return f"{size}, {config.train.epochs} epochs, last loss {losses[-1]:.3g}"
+
+
+def _state(context: Context, stage: str, units: Mapping[str, HeadOptions]) -> Path | None:
+    """File that an interrupted training goes on from; in S3 there is none, and trainings start anew."""
+    folder = context.config.work / stage
+    return folder / "unfinished" / f"{next(iter(units))}.state" if isinstance(folder, Path) else None
+
+
+def _keep_last_good(shared: Training, units: Mapping[str, HeadOptions], state: Path | None) -> str:
+    """Write the weights after the last epoch that went well as checkpoints beside the state; words on where."""
+    epoch, parts = last_state(state)
+    if state is None or not parts or shared.ranks.number:
+        return ""
+    offsets = shared.examples.split.offsets
+    for unit, heads in units.items():
+        own = [offset for offset in offsets if abs(offset) <= heads.k]
+        path = state.with_name(f"{unit}-epoch-{epoch}.safetensors")
+        save_checkpoint(path, parts[unit]["model"], heads_metadata(shared, heads, own))
+    return f"; the weights after epoch {epoch} are in {state.parent}"
+
+
+def follow(context: Context) -> None:
+    """What all processes of torchrun but the first do: train with it whatever it trains, and write nothing."""
+    ranks, shared = join_ranks(), None
+    while units := ranks.from_first(None):
+        shared = shared or prepare(context)
+        own = {unit: variants(context.config)[unit] for unit in units}
+        train_heads(
+            shared.examples, own, context.config.train, context.config.index, lambda progress: None,
+            held_out=shared.held_out, state=_state(context, "train", own), ranks=ranks,
+        )  # fmt: skip
 
 
 STAGE = Stage(

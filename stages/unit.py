@@ -57,6 +57,7 @@ def make_here(
     stage: Stage, context: Context, record: Record, tasks: Sequence[Task], tally: Tally
 ) -> Generator[Outcome]:
     """Make units in this process, one after the other."""
+    context = context.watched(tally)
     shared = stage.prepare(context)
     for task in tasks:
         tally.begin(task.unit)

@@ -15,8 +15,11 @@ from rich.console import Console
 from small_pipelines import context, finish_project, glpose_stage, snapshot, write_pipeline
 
 import store
-from glpose.data.resident import load_resident
-from glpose.training import stored_references, train_heads
+from glpose.data.windows import open_split
+from glpose.examples import make_examples
+from glpose.keypoints import POSETRACK
+from glpose.references import stored_references
+from glpose.training import train_heads
 from stages.export import import_
 from store.errors import NotCommitted
 
@@ -47,13 +50,14 @@ def test_a_read_only_store_opens_and_trains(read_only: Path, done: Path) -> None
     assert opened.verify() == [] and len(opened.describe()) and len(opened.neighbours())
     small = context(done / "pipelines.yaml", f"work={read_only}")
     extract, train = small.config.extract, small.config.train
-    features = load_resident(opened, "train", 1, extract.crop_size, extract.crop_scale, torch.device("cpu"))
-    references = stored_references(features, opened.neighbours(["a", "b"]), train.heads.n)
-    losses: list[float] = []
-    train_heads(
-        features, references, 15, train.heads, train, small.config.index, report=lambda _, __, loss: losses.append(loss)
+    split = open_split(opened, "train", 1, extract.crop_size, extract.crop_scale, torch.device("cpu"))
+    references = stored_references(split.table, opened.neighbours(["a", "b"]), train.heads.n)
+    examples = make_examples(split, references, POSETRACK, train)
+    seen: list[float] = []
+    result = train_heads(
+        examples, {"own": train.heads}, train, small.config.index, report=lambda progress: seen.append(progress.loss)
     )
-    assert len(losses) == 1 and np.isfinite(losses).all()
+    assert [line.loss for line in result["own"].log] == pytest.approx([seen[-1]]) and np.isfinite(seen).all()
     assert snapshot(read_only) == before
     if os.geteuid() != 0:  # root may write all the same
         with pytest.raises(PermissionError):

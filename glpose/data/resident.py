@@ -1,49 +1,46 @@
-"""Stored features held on the device in the stored precision; batches by indexing there, no copies in the loop."""
+"""Stored features held in memory in the stored precision; batches by indexing there, no copies in the loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from glpose.geometry import crop_frame
-from store.errors import CheckpointError, DataError, TrainingError
+from store.errors import CheckpointError
 from store.features import VideoFeatures
 from store.reader import Store
 from store.schema import FeatureSchema
-from store.tables import BOX
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps as stored: values (P, ..., C, H, W) uint8 or float16, and for uint8 their scales (P, ..., C) float32."""
+    """Maps as stored: values (P, V, ..., C, H, W) uint8 or float16; for uint8 their scales (P, V, ..., C) float32."""
 
     values: Tensor
     scale: Tensor | None
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Rows as float32, dequantised on the device."""
-        maps = self.values[rows].float()
-        return maps if self.scale is None else maps * self.scale[rows][..., None, None]
+    def take(self, rows: Tensor, view: Tensor | int = 0) -> Tensor:
+        """Rows (B,) as float32 (B, ..., C, H, W), dequantised on the device. view: of all, or (B,) of each."""
+        maps = self.values[rows, view].float()
+        return maps if self.scale is None else maps.mul_(self.scale[rows, view][..., None, None])
 
 
 @dataclass(frozen=True)
 class ResidentFeatures:
-    """All proposals of one split, P rows in the order of `table`, and their features on one device.
+    """Proposals of whole videos of one split, P rows in the order of `table`, and their features on one device.
 
     table: `Store.table` rows with `keypoints` (J, 3) or None; proposals of a video are consecutive, in the order of
-    their `proposal` numbers. regions: (P, 3) cx, cy, sw of each crop, frame px. offsets: of the local maps held.
+    their `proposal` numbers. offsets: of the local maps held. key, local: of V views; view 0 is the clean one, and the
+    only one that references are taken from. embedding: (P, C) float32, of view 0.
     """
 
     schema: FeatureSchema
     offsets: tuple[int, ...]
     table: pd.DataFrame
-    regions: np.ndarray
     key: Maps
     local: Maps | None
     embedding: Tensor
@@ -56,86 +53,77 @@ class ResidentFeatures:
         """Where the features are."""
         return self.embedding.device
 
-    def nearer(self, k: int) -> ResidentFeatures:
-        """The same features with the local maps of offsets -k..k only; nothing is copied."""
-        kept = [position for position, offset in enumerate(self.offsets) if abs(offset) <= k]
-        if len(kept) == len(self.offsets):
-            return self
-        local = None
-        if kept and self.local is not None:
-            chosen = slice(kept[0], kept[-1] + 1)  # offsets rise, so those within k are neighbours
-            scale = None if self.local.scale is None else self.local.scale[:, chosen]
-            local = Maps(self.local.values[:, chosen], scale)
-        return replace(self, offsets=tuple(self.offsets[position] for position in kept), local=local)
+    def inputs(
+        self, rows: Tensor, references: Tensor, view: Tensor | int = 0, reference_view: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps that the heads take: key (B, C, H, W), local (B, 2k, C, H, W), references (B, n, C, H, W), float32.
 
-    def inputs(self, rows: Tensor, references: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the heads take: key (B, C, H, W), local (B, 2k, C, H, W), references (B, n, C, H, W), similarity (B, n).
-
-        rows: (B,) rows; references: (B, n) rows, -1 where missing (its map is zero).
+        rows: (B,). references: (B, n) rows, -1 where missing (its map is zero). view: of key and local maps.
         """
-        key = self.key[rows]
-        local = self.local[rows] if self.local is not None else key.new_zeros(len(rows), 0, *key.shape[1:])
-        found = self.key[references.clamp(min=0).flatten()].unflatten(0, references.shape)
-        return key, local, found * (references >= 0)[..., None, None, None], similarity
+        key = self.key.take(rows, view)
+        local = key.new_zeros(len(rows), 0, *key.shape[1:]) if self.local is None else self.local.take(rows, view)
+        found = self.key.take(references.clamp(min=0).flatten(), reference_view).unflatten(0, references.shape)
+        if (missing := references < 0).any():
+            found[missing] = 0
+        return key, local, found
+
+    def span(self, start: int, stop: int, device: torch.device) -> ResidentFeatures:
+        """Rows start .. stop on another device."""
+        maps = [
+            None
+            if held is None
+            else Maps(
+                held.values[start:stop].to(device), None if held.scale is None else held.scale[start:stop].to(device)
+            )
+            for held in (self.key, self.local)
+        ]
+        assert maps[0] is not None
+        table = self.table.iloc[start:stop].reset_index(drop=True)
+        return replace(self, table=table, key=maps[0], local=maps[1], embedding=self.embedding[start:stop].to(device))
+
+
+def positions_within(offsets: Sequence[int], k: int) -> list[int]:
+    """Positions of the offsets -k .. k among `offsets`."""
+    return [position for position, offset in enumerate(offsets) if abs(offset) <= k]
 
 
 BLOCK = 32  # proposals that are read at once where the device has memory of its own
 
 
 def load_resident(
-    store: Store,
-    split: str,
-    k: int,
-    crop_size: tuple[int, int],
-    crop_scale: float,
-    device: torch.device,
-    videos: Sequence[str] | None = None,
+    store: Store, table: pd.DataFrame, offsets: Sequence[int], views: Sequence[int], device: torch.device
 ) -> ResidentFeatures:
-    """Load a split's key maps, the local maps of offsets -k..k, embeddings and table to the device.
+    """Load the features of proposals of whole videos to the device.
 
-    DataError where the split has no proposals, CheckpointError where k local frames were not extracted, TrainingError
-    where the device has not enough memory.
+    table: the proposals, with keypoints, by video and proposal. offsets: local maps to load. views: stored views to
+    load, the clean one first. torch.OutOfMemoryError where the device has not enough memory; CheckpointError where
+    videos hold features of several backbones.
     """
-    table = store.table(keypoints=True)
-    table = table.loc[(table["split"] == split) & table["video"].isin(list(videos or store.videos))]
-    if table.empty:
-        raise DataError(f"the {split} split has no proposals below {store.root}: no boxes, or no frames in the split")
-    rows_of = {str(video): group["proposal"].to_numpy() for video, group in table.groupby("video", sort=True)}
-    schema = store.features(next(iter(rows_of))).schema
-    offsets = tuple(offset for offset in schema.offsets if abs(offset) <= k)
-    if len(offsets) < 2 * k:
-        stored = len(schema.offsets) // 2
-        raise CheckpointError(f"heads with k = {k} need {k} local frames on each side; the store holds {stored}")
-    chosen = [schema.offsets.index(offset) for offset in offsets]
-    _check_memory(schema, len(table), len(offsets), device)
-
     held: dict[str, Tensor] = {}  # each array is made once, whole, and filled video by video
+    schema: FeatureSchema | None = None
     start = 0
-    try:
-        for video, rows in rows_of.items():
-            features = store.features(video)
-            if features.schema.space != schema.space:
-                raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
-            _load_video(held, start, len(table), features, rows, chosen, device)
-            start += len(rows)
-    except torch.OutOfMemoryError:
-        raise _too_large(schema, len(table), len(offsets), device) from None
-    table = table.sort_values(by=["video", "proposal"], kind="stable").reset_index(drop=True)
+    for video, group in table.groupby("video", sort=False):
+        features = store.features(str(video))
+        schema = schema or features.schema
+        if features.schema.space != schema.space:
+            raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
+        _load_video(held, start, len(table), features, group["proposal"].to_numpy(), offsets, views, device)
+        start += len(group)
+    if schema is None:
+        raise ValueError("the table is empty")
     return ResidentFeatures(
         schema=schema,
-        offsets=offsets,
-        table=table,
-        regions=np.stack([crop_frame(box, crop_size, crop_scale) for box in table[BOX].to_numpy()]),
+        offsets=tuple(offsets),
+        table=table.reset_index(drop=True),
         key=Maps(held["key"], held.get("key_scale")),
-        local=Maps(held["local"], held.get("local_scale")) if offsets else None,
+        local=Maps(held["local"], held.get("local_scale")) if len(offsets) else None,
         embedding=held["embedding"],
     )
 
 
-def resident_bytes(schema: FeatureSchema, proposals: int, local: int) -> int:
-    """Bytes that key maps, `local` local maps and scales of so many proposals take."""
-    per_map = int(np.prod(schema.map_shape)) * (1 if schema.dtype == "uint8" else 2) + 4 * schema.channels
-    return proposals * (1 + local) * per_map
+def map_bytes(schema: FeatureSchema) -> int:
+    """Bytes that one map and its scales take, as they are stored."""
+    return int(np.prod(schema.map_shape)) * (1 if schema.dtype == "uint8" else 2) + 4 * schema.channels
 
 
 def _load_video(
@@ -145,11 +133,12 @@ def _load_video(
     features: VideoFeatures,
     rows: np.ndarray,
     offsets: Sequence[int],
+    views: Sequence[int],
     device: torch.device,
 ) -> None:
-    """Fill the rows from `start` on with view 0 of these proposals, as stored. held: made whole by the first video.
+    """Fill the rows from `start` on with these proposals, as stored. held: made whole by the first video.
 
-    rows: (n,) of the video. offsets: positions along the local maps' axis. total: rows of all videos.
+    rows: (n,) of the video. total: rows of all videos.
     """
 
     def place(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -158,55 +147,34 @@ def _load_video(
         return held[name][start : start + len(rows)]
 
     stored = torch.uint8 if features.schema.dtype == "uint8" else torch.float16
-    names: dict[str, tuple[int, ...]] = {"key": (), **({"local": (len(offsets),)} if offsets else {})}
+    chosen = [features.schema.offsets.index(offset) for offset in offsets]
+    names: dict[str, tuple[int, ...]] = {"key": (), **({"local": (len(chosen),)} if chosen else {})}
     for name, lead in names.items():
-        target = place(name, (*lead, *features.schema.map_shape), stored)
-        _read_maps(target, features, name, rows, offsets if lead else None)
+        target = place(name, (len(views), *lead, *features.schema.map_shape), stored)
+        _read_maps(target, features, name, rows, views, chosen if lead else None)
         if stored == torch.uint8:
-            scale = features.read(f"{name}_scale", rows)[:, 0]
-            scale = scale[:, list(offsets)] if lead else scale
+            scale = features.read(f"{name}_scale", rows)[:, list(views)]
+            scale = scale[:, :, chosen] if lead else scale
             place(f"{name}_scale", scale.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(scale)))
     embedding = features.read("embedding", rows)[:, 0]
     place("embedding", embedding.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(embedding)))
 
 
 def _read_maps(
-    target: Tensor, features: VideoFeatures, name: str, rows: np.ndarray, offsets: Sequence[int] | None
+    target: Tensor,
+    features: VideoFeatures,
+    name: str,
+    rows: np.ndarray,
+    views: Sequence[int],
+    offsets: Sequence[int] | None,
 ) -> None:
     """Read maps straight into memory of this machine; for another device by way of one reused, pinned buffer."""
     reader = features.reader(name)
     if target.device.type == "cpu":
-        reader.read_into(target.numpy(), rows, 0, offsets)
+        reader.read_into(target.numpy(), rows, views, offsets)
         return
     buffer = torch.empty((BLOCK, *target.shape[1:]), dtype=target.dtype, pin_memory=target.device.type == "cuda")
     for first in range(0, len(rows), BLOCK):
         part = rows[first : first + BLOCK]
-        reader.read_into(buffer[: len(part)].numpy(), part, 0, offsets)
+        reader.read_into(buffer[: len(part)].numpy(), part, views, offsets)
         target[first : first + len(part)].copy_(buffer[: len(part)])  # waits: the buffer is filled again next
-
-
-def _check_memory(schema: FeatureSchema, proposals: int, local: int, device: torch.device) -> None:
-    free = _free_bytes(device)
-    if free is not None and resident_bytes(schema, proposals, local) > 0.8 * free:
-        raise _too_large(schema, proposals, local, device)
-
-
-def _too_large(schema: FeatureSchema, proposals: int, local: int, device: torch.device) -> TrainingError:
-    free, needed = _free_bytes(device), resident_bytes(schema, proposals, local)
-    there = "" if free is None else f", {free / 1e9:.1f} GB are free"
-    return TrainingError(
-        f"{proposals} proposals with {local} local frames need {needed / 1e9:.1f} GB on "
-        f"{device}{there}: use fewer local frames (train.heads.k) or fewer videos (data.train.videos)"
-    )
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:  # unlike sysconf's free pages, this counts the page cache, which gives way
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    available = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return None if available is None else int(available.split()[1]) * 1024
