@@ -38,7 +38,7 @@ def new_detector(options: TrainDetectorOptions) -> CascadeRCNN:
     tensors = given.state_dict()
     for name in [name for name in tensors if ".cls_score." in name]:
         tensors[name] = tensors[name][[PERSON, -1]]  # of all classes, person and background
-    model.load_same_state_dict(tensors)
+    model.load_state_dict(tensors)
     return model
 
 
@@ -65,8 +65,8 @@ def train_detector(
     recipe = f"{options.model_dump_json(exclude={'eval_frames'})} {len(frames)} frames"
     done, saved = load_same_state(state, recipe)
     if done:
-        model.load_same_state_dict(saved["model"])
-        optimiser.load_same_state_dict(saved["optimiser"])
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
     _train_mode(model, options)
     losses: list[float] = []
     for step, pictures in enumerate(batches(options, frames, done, workers), start=done):

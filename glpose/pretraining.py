@@ -87,7 +87,7 @@ def new_network(options: PretrainOptions, joints: JointSet) -> HRNet:
         for name in ("final_layer.weight", "final_layer.bias"):
             for row, theirs in kept:
                 own[name][row] = tensors[name][theirs]
-    model.load_same_state_dict(own)
+    model.load_state_dict(own)
     return model
 
 
@@ -112,8 +112,8 @@ def pretrain(
     recipe = f"{options.model_dump_json(exclude={'eval_people'})} {people.identity}"
     done, saved = load_same_state(state, recipe)
     if done:
-        model.load_same_state_dict(saved["model"])
-        optimiser.load_same_state_dict(saved["optimiser"])
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
     position = tuple(saved.get("position", (0, 0)))

@@ -14,7 +14,7 @@ from store.errors import StoreError, TrainingError
 
 
 def save_state(path: Path | None, recipe: str, epoch: int, parts: Mapping[str, Any]) -> None:
-    """Write the state after `epoch`, or step. recipe: identifies the training. parts: tensors and plain data by name."""
+    """Write the state after `epoch`, or step. recipe: identifies the training. parts: tensors, plain data by name."""
     if path is None:
         return
     with replacing(path) as temporary:

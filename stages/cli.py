@@ -155,6 +155,22 @@ def pretrain(
     pretrain_stage(context, out, Console())
 
 
+@app.command()
+def finetune(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new backbone and its heads.")],
+    config: Config = None,
+    settings: Settings = None,
+) -> None:
+    """Train backbone and heads on from augmented crops (extract --crops); interrupted, it goes on where it was."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.finetune import finetune as finetune_stage
+
+    finetune_stage(context, out, Console())
+
+
 @app.command("train-detector")
 def train_detector(
     pipeline: Pipeline,
