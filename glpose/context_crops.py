@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def cut_context_crops(
     k: int,
     edge: str,
     unreadable: Sequence[int] = (),
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """Crops (1 + 2k, h, w, 3) uint8 BGR of each proposal: of the key frame, then of every local frame.
 
     frames: (P,) rising key frames. affines: one per proposal, from frame px to crops of this size (h, w). Holds 2k + 1

@@ -57,8 +57,8 @@ def finetune(
     """Train `net` (from `load_trainable`) and `heads` in place; both end in eval mode.
 
     workers: threads that cut crops; what a step shows does not depend on them. state: file that the training is saved
-    to every 100 steps and at its end; where it is there, training goes on from it, to the same weights. StoreError where
-    it is of another training; TrainingError where nobody is annotated, or the loss is no number.
+    to every 100 steps and at its end; where it is there, training goes on from it, to the same weights. StoreError
+    where it is of another training; TrainingError where nobody is annotated, or the loss is no number.
     """
     steps = sum(len(epoch_rows(split, options, train, epoch)) for epoch in range(1, options.epochs + 1))
     net.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,8 +62,8 @@ class CropSplit:
 class Sample:
     """One proposal as it is shown: crops (1 + 2k + n, h, w, 3) uint8 BGR; zeros where a reference is missing.
 
-    keypoints: (J, 3), view px; joints outside the view are absent. similarity: (n,), of the stored embeddings, -inf where
-    a reference is missing.
+    keypoints: (J, 3), view px; joints outside the view are absent. similarity: (n,), of the stored embeddings, -inf
+    where a reference is missing.
     """
 
     crops: np.ndarray
@@ -92,7 +92,7 @@ def samples(
     index: IndexOptions,
     start: int,
     workers: int,
-) -> Iterator[list[Sample]]:
+) -> Generator[list[Sample]]:
     """The batches of the steps from `start` on, drawn ahead by `workers` threads. offsets: of the local crops.
 
     What a step shows depends on the options and its number alone. References are drawn from pools of the stored

@@ -16,6 +16,7 @@ from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
+from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
@@ -49,8 +50,9 @@ SCORERS: dict[str, Scorer] = {
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
-    unused = {"pck"} if _scorer(config) is score_posetrack else None
+    unused = {"pck", *eval_rows.FILES} if _scorer(config) is score_posetrack else eval_rows.FILES
     options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    options |= eval_rows.digests(config)
     if config.data.kind == "coco":
         options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
     return options
@@ -117,7 +119,7 @@ def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
         poses[variant] = predict_poses(
             model, shared.features, shared.references, config.eval.score, config.runtime.batch_size
         )
-    return poses
+    return poses | eval_rows.poses(context, shared)
 
 
 def _evaluated(context: Context, shared: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
@@ -141,6 +143,7 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 def _table(config: PipelineConfig, scores: Scores) -> str:
     heads = config.train.heads
     labels = {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    labels |= eval_rows.labels(config)
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )

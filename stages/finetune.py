@@ -51,7 +51,7 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     space = load_backbone(config.extract, device).space
     with local_file(context.output("train", VARIANT) / CHECKPOINTS["last"]) as checkpoint:
         heads, metadata = load_heads(checkpoint, space=space), read_metadata(checkpoint)
-    net, split = load_trainable(config.extract.checkpoint, config.extract.width), _load_split(context)
+    net, split = load_trainable(config.extract.checkpoint, config.extract.width), load_split(context)
     count = len(split.annotated(least_flag(config.train)))
     crops = 1 + len(heads.offsets) + heads.options.n
     say(console, f"finetune: {count} annotated proposals of {len(split.files)} videos, {crops} crops each, on {device}")
@@ -120,7 +120,7 @@ def _check_made(context: Context) -> None:
             raise NotCommitted(f"finetune: {stage} is not finished ({len(left)} to do); run {command}")
 
 
-def _load_split(context: Context) -> CropSplit:
+def load_split(context: Context) -> CropSplit:
     """Proposals, crops and stored embeddings of the whole train split."""
     config = context.config
     videos = split_videos(context, "train")
@@ -132,9 +132,10 @@ def _load_split(context: Context) -> CropSplit:
         stored.features(str(video)).read("embedding", rows["proposal"].to_numpy())[:, 0]
         for video, rows in table.groupby("video", sort=False)
     ]
+    held = table["video"].value_counts()
     gallery = make_gallery(table, np.concatenate(embeddings), config.index)
     files = {video: open_crops(context, video) for video in videos}
     for video, file in files.items():
-        if len(file) != (expected := int((table["video"] == video).sum())):
+        if len(file) != (expected := held.get(video, 0)):
             raise StoreError(f"the crops of {video!r} are of {len(file)} proposals, not {expected}: make them anew")
     return CropSplit(table, files, gallery, joint_set(config.data), config.extract)

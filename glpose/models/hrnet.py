@@ -211,15 +211,17 @@ def _open(paths: nn.ModuleList, xs: list[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms in train mode do as ever, but count nothing: they have seen this batch in the forward pass."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
+    """Batch norms in train mode do as ever, but their statistics stay: they have seen this batch in the forward pass."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+    counts = [layer.num_batches_tracked.clone() for layer in layers if layer.num_batches_tracked is not None]
+    momenta = [layer.momentum for layer in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, count
 
 
 def init_weights(module: nn.Module, std: float = 0.001) -> None:
