@@ -78,17 +78,39 @@ def crop_keypoints(
     return out
 
 
+def half_regions(keypoints: np.ndarray, joints: JointSet, crop_size: tuple[int, int]) -> list[np.ndarray]:
+    """The regions (3,) cx, cy, width, frame px, that half-body views of a person start from: two at most.
+
+    keypoints: (J, 3), frame px.
+    """
+    present = keypoints[:, 2] > 0
+    if present.sum() <= HALF_BODY_LEAST:
+        return []
+    found = [_half_region(keypoints, present & half, crop_size) for half in _halves(joints)]
+    return [np.array(region) for region in found if region is not None]
+
+
 def _half_body(
     rng: np.random.Generator, keypoints: np.ndarray, present: np.ndarray, joints: JointSet, crop_size: tuple[int, int]
 ) -> tuple[float, float, float] | None:
-    upper = np.zeros(len(joints), bool)
-    upper[list(joints.upper_body)] = True
-    half = upper if rng.random() < 0.5 else ~upper
-    chosen = keypoints[present & half, :2]
-    if len(chosen) < 3:
+    upper, lower = _halves(joints)
+    return _half_region(keypoints, present & (upper if rng.random() < 0.5 else lower), crop_size)
+
+
+def _halves(joints: JointSet) -> tuple[np.ndarray, np.ndarray]:
+    """(J,) bool each: joints of the upper body, the others."""
+    upper = np.isin(np.arange(len(joints)), joints.upper_body)
+    return upper, ~upper
+
+
+def _half_region(
+    keypoints: np.ndarray, chosen: np.ndarray, crop_size: tuple[int, int]
+) -> tuple[float, float, float] | None:
+    points = keypoints[chosen, :2]
+    if len(points) < 3:
         return None
-    low, high = chosen.min(axis=0), chosen.max(axis=0)
-    centre = chosen.mean(axis=0)
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = points.mean(axis=0)
     box = np.concatenate([centre - (high - low) / 2, centre + (high - low) / 2])
     cx, cy, width = crop_frame(box, crop_size, HALF_BODY_MARGIN)
     return (cx, cy, width) if width > 1 else None

@@ -113,7 +113,27 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 _stage_command("render", "Render the clips of a pipeline with generated data.")
-_stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
+
+
+@app.command()
+def extract(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Then store image crops of the train split too, which finetune reads.")
+    ] = False,
+) -> None:
+    """Store backbone features of every box and of its neighbouring frames."""
+    context = _context(pipeline, config, settings, videos)
+    _run("extract", context, force=force, plan=plan)
+    if crops:
+        _run("crops", context, force=force, plan=plan)
+
+
 _stage_command("index", "Find every person's most similar references in the video.")
 _stage_command("train", "Train the heads on stored features.")
 _stage_command("eval", "Score the evaluation split; write predictions and pictures.")
@@ -173,13 +193,29 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet on generated frames: how the weights that ship as `demo` were made."""
+    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 
     from stages.pretrain import pretrain as pretrain_stage
 
-    pretrain_stage(context.config, out, Console())
+    pretrain_stage(context, out, Console())
+
+
+@app.command()
+def finetune(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new backbone and its heads.")],
+    config: Config = None,
+    settings: Settings = None,
+) -> None:
+    """Train backbone and heads on from augmented crops (extract --crops); interrupted, it goes on where it was."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.finetune import finetune as finetune_stage
+
+    finetune_stage(context, out, Console())
 
 
 @app.command("train-detector")

@@ -15,10 +15,12 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 from glpose.options import (
     AblateOptions,
     ClusterOptions,
+    CropOptions,
     DataOptions,
     DetectOptions,
     EvalOptions,
     ExtractOptions,
+    FinetuneOptions,
     IndexOptions,
     NoCluster,
     Options,
@@ -49,8 +51,10 @@ class PipelineConfig(Options):
     train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
+    crops: CropOptions = CropOptions()
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
     eval: EvalOptions = EvalOptions()
     ablate: AblateOptions = AblateOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
@@ -106,6 +110,16 @@ class PipelineConfig(Options):
             raise ValueError(
                 "eval.k puts the key frame in the place of others, which heads meet in training with extract.edge "
                 f"repeat_key alone: train with train.heads.k = {self.eval.k} instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crops_hold_every_view(self) -> PipelineConfig:
+        crops, views = self.crops, self.finetune
+        if views.rotation > crops.rotation or views.scale[1] > crops.scale or (views.half_body and not crops.half_body):
+            raise ValueError(
+                "the crop store must hold every view of finetune: crops.rotation >= finetune.rotation, crops.scale >= "
+                "the end of finetune.scale, and crops.half_body unless finetune.half_body is 0"
             )
         return self
 

@@ -16,6 +16,7 @@ from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
+from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
@@ -49,8 +50,9 @@ SCORERS: dict[str, Scorer] = {
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
-    unused = {"pck"} if scorer(config) is score_posetrack else None
+    unused = {"pck", *eval_rows.FILES} if scorer(config) is score_posetrack else eval_rows.FILES
     options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    options |= eval_rows.digests(config)
     if config.data.kind == "coco":
         options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
     return options
@@ -78,6 +80,7 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
             decodings(config.eval), predict(config, shared, context.output("train", name)), strict=True
         )
     }
+    poses |= eval_rows.poses(context, shared)
     videos = evaluated_videos(context, shared, poses)
     scores = scorer(config)(out, videos, config.eval)
     write_json(out / "scores.json", scores.results)
@@ -179,6 +182,7 @@ def _table(config: PipelineConfig, scores: Scores) -> str:
             for variant in ordered
             for way in ways
         }
+        | eval_rows.labels(config)
     )
     notes = [_effect(config, variant, labels[variant], scores) for variant in ordered] if len(ways) > 1 else []
     notes += [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
