@@ -114,7 +114,7 @@ def stage_share(folder: Path, checkpoint: Path, device: str, repeats: int) -> tu
 # ------------------------------------------------------------------------------------------------------------ network
 def network_gain(model: HRNet, repeats: int) -> dict[str, Entry]:
     """CPU seconds a crop of HRNet as published, in memory as torch finds it, over those of ours."""
-    x = torch.randn(BATCH // 2, 3, *CROP)
+    x = torch.randn(BATCH, 3, *CROP)
     last = x.to(memory_format=torch.channels_last)
     folded: Any = fold_batch_norm(model)
     ours = folded.to(memory_format=torch.channels_last)
