@@ -54,18 +54,24 @@ class HeadInputs:
 
 
 def head_inputs(
-    window: Window, references: tuple[Tensor, Tensor], rows: np.ndarray, products: bool, view: Tensor | int = 0
+    window: Window,
+    references: tuple[Tensor, Tensor],
+    rows: np.ndarray,
+    products: bool,
+    view: Tensor | int = 0,
+    reference_view: int = 0,
 ) -> HeadInputs:
     """Inputs for rows (B,) of the split that are in a window.
 
     references: from `in_window`. products: whether any heads weigh channels apart. view: of key and local maps.
+    reference_view: of the references' maps; similarities are always the clean view's.
     """
     features, own = window.features, np.searchsorted(window.rows, rows)
     where = references[0].device
     batch = torch.from_numpy(window.places[own]).to(where)
     own = torch.from_numpy(own).to(where)
     others, similarity = references[0][own], references[1][own]
-    key, local, found = features.inputs(batch, others, view)
+    key, local, found = features.inputs(batch, others, view, reference_view)
     unsummed = None
     if products:
         unsummed = features.embedding[batch][:, None] * features.embedding[others.clamp(min=0)]

@@ -108,7 +108,9 @@ class Meter:
 
     def end_epoch(self, epoch: int, lr: float, ranks: Ranks) -> dict[str, EpochLog]:
         """The epoch's line for each variant, over all processes."""
-        sums = ranks.total(torch.stack(self._figures).sum(dim=0)).cpu().double()
+        figures = torch.stack(self._figures, dim=1)
+        own_sums = [own.sum(dim=0) for own in figures]  # each by itself: rounded alike whatever else is trained
+        sums = ranks.total(torch.stack(own_sums)).cpu().double()
         return {
             name: EpochLog(epoch, lr, float(own[0] / own[1]), 100 * float(own[2] / own[3].clamp(min=1)))
             for name, own in zip(self._variants, sums, strict=True)

@@ -113,10 +113,77 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 _stage_command("render", "Render the clips of a pipeline with generated data.")
-_stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
+
+
+@app.command()
+def extract(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Then store image crops of the train split too, which finetune reads.")
+    ] = False,
+) -> None:
+    """Store backbone features of every box and of its neighbouring frames."""
+    context = _context(pipeline, config, settings, videos)
+    _run("extract", context, force=force, plan=plan)
+    if crops:
+        _run("crops", context, force=force, plan=plan)
+
+
 _stage_command("index", "Find every person's most similar references in the video.")
 _stage_command("train", "Train the heads on stored features.")
 _stage_command("eval", "Score the evaluation split; write predictions and pictures.")
+
+
+@app.command()
+def ablate(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,head=5x5; default all."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", help="Trainings per row; default 1.")] = None,
+    force: Force = False,
+    plan: Plan = False,
+) -> None:
+    """Run the paper's Table 4 from one store: train its rows, score them, print and save the table and its plot."""
+    asked = {"ablate.rows": rows, "ablate.seeds": seeds}
+    chosen = [*(settings or []), *(f"{key}={value}" for key, value in asked.items() if value is not None)]
+    context = _context(pipeline, config, chosen, "*")
+    from rich.console import Console
+
+    from stages.ablation import ablate as run_ablation
+    from stages.ablation import plan as plan_ablation
+
+    if plan:
+        return _print(plan_ablation(context))
+    run_ablation(context, Console(), force=force)
+
+
+@app.command()
+def tables(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run first what is missing; of Sub-JHMDB, all three splits.")
+    ] = False,
+) -> None:
+    """Print the paper's Table 1, 2 or 3 with ours below what is published, and what the heads cost; save both."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.config import find_config
+    from stages.tables import tables as print_tables
+    from stages.tables import with_other_splits
+
+    print_tables(with_other_splits(find_config(config), context.config, settings or []), Console(), run=run)
 
 
 @app.command()
@@ -126,13 +193,29 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet on generated frames: how the weights that ship as `demo` were made."""
+    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 
     from stages.pretrain import pretrain as pretrain_stage
 
-    pretrain_stage(context.config, out, Console())
+    pretrain_stage(context, out, Console())
+
+
+@app.command()
+def finetune(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new backbone and its heads.")],
+    config: Config = None,
+    settings: Settings = None,
+) -> None:
+    """Train backbone and heads on from augmented crops (extract --crops); interrupted, it goes on where it was."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.finetune import finetune as finetune_stage
+
+    finetune_stage(context, out, Console())
 
 
 @app.command("train-detector")

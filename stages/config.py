@@ -14,11 +14,14 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 
 from glpose.options import (
     TAKES_MOST_SIMILAR,
+    AblateOptions,
     ClusterOptions,
+    CropOptions,
     DataOptions,
     DetectOptions,
     EvalOptions,
     ExtractOptions,
+    FinetuneOptions,
     IndexOptions,
     NoCluster,
     Options,
@@ -49,9 +52,12 @@ class PipelineConfig(Options):
     train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
+    crops: CropOptions = CropOptions()
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
     eval: EvalOptions = EvalOptions()
+    ablate: AblateOptions = AblateOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
     cluster: ClusterOptions = Field(
         default=NoCluster(), description="who runs the stages that go video by video; never part of a record"
@@ -64,6 +70,12 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.k = {heads.k} needs extract.k >= {heads.k}, it is {self.extract.k}")
         if heads.n > self.index.n:
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
+        if self.train.augment == "views" and self.extract.views == 1:
+            raise ValueError("train.augment: views needs some in the store: set extract.views=4, say, and run extract")
+        if self.eval.flip and not self.extract.mirror:
+            raise ValueError(
+                "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"
+            )
         if heads.per_channel and self.index.similarity != "inner_product":
             raise ValueError(
                 "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"
@@ -99,6 +111,16 @@ class PipelineConfig(Options):
             raise ValueError(
                 "eval.k puts the key frame in the place of others, which heads meet in training with extract.edge "
                 f"repeat_key alone: train with train.heads.k = {self.eval.k} instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crops_hold_every_view(self) -> PipelineConfig:
+        crops, views = self.crops, self.finetune
+        if views.rotation > crops.rotation or views.scale[1] > crops.scale or (views.half_body and not crops.half_body):
+            raise ValueError(
+                "the crop store must hold every view of finetune: crops.rotation >= finetune.rotation, crops.scale >= "
+                "the end of finetune.scale, and crops.half_body unless finetune.half_body is 0"
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
-from glpose.evaluation import predict_poses
+from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
+from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
@@ -24,10 +25,10 @@ from stages.train import CHECKPOINTS, Split, load_split, split_digest, variants
 from store.atomic import write_json
 from store.errors import ConfigError
 from store.folder import Attempt
-from store.places import local_file
+from store.places import Place, local_file
 from store.record import fingerprint, number_or_none
 
-VERSION = 1
+VERSION = 2
 UNIT = "results"
 DRAWN_SCORE = 0.1  # joints below this score are not drawn
 SHEET_FRAMES = 4
@@ -49,8 +50,9 @@ SCORERS: dict[str, Scorer] = {
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
-    unused = {"pck"} if _scorer(config) is score_posetrack else None
+    unused = {"pck", *eval_rows.FILES} if scorer(config) is score_posetrack else eval_rows.FILES
     options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    options |= eval_rows.digests(config)
     if config.data.kind == "coco":
         options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
     return options
@@ -59,30 +61,40 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 def inputs(context: Context, unit: str) -> str:
     """Digest of the trained heads, and of the evaluation split's features, references and annotations."""
     heads = [context.commit("train", name).digest for name in variants(context.config)]
-    refs = [context.video(name) for name in split_videos(context, "eval")]
-    truth = [inputs_digest(ref, open_video(ref)) for ref in refs]
-    return fingerprint([heads, split_digest(context, "eval"), truth])
+    return fingerprint([heads, split_digest(context, "eval"), truth_digests(context)])
 
 
 def prepare(context: Context) -> Split:
     """Load the evaluation split, with what the trained heads need of it."""
-    config = context.config
-    if config.eval.checkpoint == "best" and config.train.validation == 0:
-        raise ConfigError("eval.checkpoint: best needs held-out videos to choose it on: train with train.validation")
-    return load_split(context, "eval", k=config.train.heads.k, n=config.train.heads.n)
+    heads = context.config.train.heads
+    return load_split(context, "eval", k=heads.k, n=heads.n)
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
-    videos = _evaluated(context, shared, _predict(context, shared))
-    scores = _scorer(config)(out, videos, config.eval)
+    poses = {
+        _named(name, way, config): found
+        for name in variants(config)
+        for way, found in zip(
+            decodings(config.eval), predict(config, shared, context.output("train", name)), strict=True
+        )
+    }
+    poses |= eval_rows.poses(context, shared)
+    videos = evaluated_videos(context, shared, poses)
+    scores = scorer(config)(out, videos, config.eval)
     write_json(out / "scores.json", scores.results)
-    about = {"boxes": boxes_in_words(config), "joints": config.eval.joints, "videos": len(videos)}
+    about = {
+        "metric": scores.metric,
+        "boxes": boxes_in_words(config),
+        "joints": config.eval.joints,
+        "videos": len(videos),
+    }
     write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
-        _draw(out, videos[0], joint_set(config.data))
+        drawn = {variant: videos[0].poses[variant] for variant in variants(config)}
+        _draw(out, replace(videos[0], poses=drawn), joint_set(config.data))
     attempt.meta = {"mean": {name: number_or_none(mean) for name, mean in scores.mean.items()}}
     return ""
 
@@ -94,36 +106,50 @@ def finish(context: Context) -> list[str]:
     return [table, f"  predictions, scores and pictures in {folder}"]
 
 
-def _scorer(config: PipelineConfig) -> Scorer:
+def scorer(config: PipelineConfig) -> Scorer:
+    """How this data set is scored. ConfigError where it is not annotated, or options do not go with its protocol."""
     if config.data.kind not in SCORERS:
         raise ConfigError(f"data of kind {config.data.kind!r} is not annotated: there is nothing to score against")
-    scorer = SCORERS[config.data.kind]
-    if config.eval.submission and scorer is not score_posetrack:
+    chosen = SCORERS[config.data.kind]
+    if config.eval.submission and chosen is not score_posetrack:
         raise ConfigError(f"eval.submission is for the PoseTrack server, not for data of kind {config.data.kind!r}")
-    if scorer is score_oks and config.eval.joints == "visible":
+    if chosen is score_oks and config.eval.joints == "visible":
         raise ConfigError("OKS counts every annotated joint: eval.joints visible is not for data of kind 'coco'")
-    if scorer is score_oks and config.eval.pck.size != "box":
+    if chosen is score_oks and config.eval.pck.size != "box":
         raise ConfigError("data of kind 'coco' has no torso that all joint sets share: leave eval.pck.size at box")
-    return scorer
+    if config.eval.checkpoint == "best" and config.train.validation == 0:
+        raise ConfigError("eval.checkpoint: best needs held-out videos to choose it on: train with train.validation")
+    return chosen
 
 
-def _predict(context: Context, shared: Split) -> dict[str, np.ndarray]:
-    """Variant -> (P, J, 3) poses of all proposals of the split."""
-    config, poses = context.config, {}
-    device = choose_device(config.runtime)
-    for variant in variants(config):
-        with local_file(context.output("train", variant) / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
-            model = load_heads(checkpoint, space=shared.features.schema.space).to(device)
-        poses[variant] = predict_poses(
-            model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
-            config.eval.k, config.eval.n,
-        )  # fmt: skip
-    return poses
+def truth_digests(context: Context) -> list[str]:
+    """Digest of the frames and annotations of each video of the evaluation split."""
+    refs = [context.video(name) for name in split_videos(context, "eval")]
+    return [inputs_digest(ref, open_video(ref)) for ref in refs]
 
 
-def _evaluated(context: Context, shared: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
-    """The split's videos, each with its share of the poses."""
-    table, found = shared.features.table, []
+def predict(config: PipelineConfig, split: Split, trained: Place) -> list[np.ndarray]:
+    """(P, J, 3) poses of all proposals of the split, by heads in a folder that training has filled.
+
+    One for each of `decodings(config.eval)`: what was asked for is the last.
+    """
+    with local_file(trained / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
+        model = load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
+    return predict_poses(
+        model, split.features, split.references, config.eval.score, config.runtime.batch_size,
+        k=config.eval.k, n=config.eval.n, ways=decodings(config.eval), sigma=config.train.sigma,
+        flip_order=joint_set(config.data).flip_order,
+    )  # fmt: skip
+
+
+def _named(variant: str, way: Decoding, config: PipelineConfig) -> str:
+    """The name of a variant's results: its own for the decoding that was asked for, else with the decoding's."""
+    return variant if way == decodings(config.eval)[-1] else f"{variant}_{way.name}"
+
+
+def evaluated_videos(context: Context, split: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
+    """The evaluation split's videos, each with its share of the poses of each variant, (P, J, 3)."""
+    table, found = split.features.table, []
     for name in split_videos(context, "eval"):
         ref = context.video(name)
         video = open_video(ref)
@@ -139,16 +165,36 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
     return start, length if stop is None else min(stop, length)
 
 
+def variant_labels(config: PipelineConfig) -> dict[str, str]:
+    """What tables call each variant."""
+    return {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
+
+
 def _table(config: PipelineConfig, scores: Scores) -> str:
-    labels = {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
+    labels = variant_labels(config)
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
-    rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
-    notes = [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
+    ways, ordered = decodings(config.eval), sorted(variants(config), reverse=True)
+    rows = scores.table(
+        {
+            _named(variant, way, config): labels[variant] + (f", {way.words}" if len(ways) > 1 else "")
+            for variant in ordered
+            for way in ways
+        }
+        | eval_rows.labels(config)
+    )
+    notes = [_effect(config, variant, labels[variant], scores) for variant in ordered] if len(ways) > 1 else []
+    notes += [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
     if len(scores.problems) > PROBLEMS_SHOWN:
         notes.append(f"note: {len(scores.problems) - PROBLEMS_SHOWN} more in scores.json")
     return "\n".join([heading, *([config.note] if config.note else []), rows, *notes])
+
+
+def _effect(config: PipelineConfig, variant: str, label: str, scores: Scores) -> str:
+    """What DARK and the flip test change, on the same heatmaps."""
+    steps = [f"{scores.mean[_named(variant, way, config)]:.2f} {way.words}" for way in decodings(config.eval)]
+    return f"{label}, {scores.metric}: {' -> '.join(steps)}"
 
 
 def heads_in_words(config: PipelineConfig) -> str:

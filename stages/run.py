@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from stages import detect, evaluate, extract, index, render, train
+from stages import ablate, ablate_eval, crops, detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
@@ -23,11 +23,14 @@ STAGES: dict[str, Stage] = {
     "render": render.STAGE,
     "detect": detect.STAGE,
     "extract": extract.STAGE,
+    "crops": crops.STAGE,
     "index": index.STAGE,
     "train": train.STAGE,
     "eval": evaluate.STAGE,
+    "ablate": ablate.STAGE,
+    "ablate_eval": ablate_eval.STAGE,
 }
-
+ASIDE = ("crops", "ablate", "ablate_eval")  # made where they are asked for, not with a pipeline
 
 OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
 
@@ -40,21 +43,16 @@ class UnitsFailed(GLPoseError):
 class Survey:
     """What a stage has and what it lacks.
 
-    stale: finished, but from inputs that have changed since. broken: units whose inputs cannot be read, and why; of
-    missing ones only where they have been looked at.
+    todo: units to make, missing or stale, in the stage's order. stale: finished, but from inputs that have changed
+    since. broken: units whose inputs cannot be read, and why; of missing ones only where they have been looked at.
     """
 
     record: Record
     in_force: Record | None
     done: dict[str, Commit]
-    missing: list[str]
+    todo: list[str]
     stale: dict[str, Commit]
     broken: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def todo(self) -> list[str]:
-        """Units to make, in order."""
-        return sorted([*self.missing, *self.stale])
 
     @property
     def changes(self) -> list[str]:
@@ -63,9 +61,12 @@ class Survey:
 
 
 def stages_of(context: Context) -> list[Stage]:
-    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos."""
+    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos.
+
+    Crops are for fine-tuning alone, and made where they are asked for (`extract --crops`).
+    """
     kind = context.config.data.kind
-    names = [name for name in STAGES if name != "render" or kind == "generated"]
+    names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "generated")]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
         names = [name for name in names if name not in ("train", "eval")]
     return [STAGES[name] for name in names]
@@ -100,7 +101,7 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
     commits = folder.commits(record)
     done: dict[str, Commit] = {}
     stale: dict[str, Commit] = {}
-    missing: list[str] = []
+    todo: list[str] = []
     broken: dict[str, str] = {}
     for unit in stage.units(context, False):
         commit = commits.get(unit)
@@ -109,11 +110,13 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
         except (DataError, NotCommitted) as error:  # one video that failed must not keep the others waiting
             broken[unit] = str(error)
             continue
-        if commit is None:
-            missing.append(unit)
-        else:
-            (done if commit.inputs == inputs else stale)[unit] = commit
-    return Survey(record, folder.record_in_force(), done, missing, stale, broken)
+        if commit is not None and commit.inputs == inputs:
+            done[unit] = commit
+            continue
+        todo.append(unit)
+        if commit is not None:
+            stale[unit] = commit
+    return Survey(record, folder.record_in_force(), done, todo, stale, broken)
 
 
 def run_stage(

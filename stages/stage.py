@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glpose.data.dataset import VideoRef
 from glpose.data.listing import list_videos
@@ -18,6 +18,8 @@ from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
 from store.places import Place
 from store.record import fingerprint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Context:
         """The same run, with somebody to be told how far its units are."""
         return self._keeping(replace(self, watch=watch))
 
+    def configured(self, config: PipelineConfig) -> Context:
+        """The same run about the same videos with other options."""
+        return self._keeping(replace(self, config=config))
+
     def tell(self, line: str) -> None:
         """Print a line, if anybody watches."""
         if self.watch is not None:
@@ -48,7 +54,7 @@ class Context:
             self.watch.within(text, share)
 
     def _keeping(self, other: Context) -> Context:
-        kept = {"all_videos", "features", "split_digests"}
+        kept = {"all_videos", "features", "split_digests", "_known"}
         vars(other).update({name: value for name, value in vars(self).items() if name in kept})
         return other
 
@@ -110,6 +116,13 @@ class Context:
             for split, videos in names.items()
             if videos and all(name in self.features for name in videos)
         }
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """What many units of this run need alike, computed for the first of them. name: what it is."""
+        known: dict[str, Any] = vars(self).setdefault("_known", {})
+        if name not in known:
+            known[name] = compute()
+        return known[name]
 
     def output(self, stage: str, unit: str) -> Place:
         """Folder of what a stage before has made of a unit. NotCommitted if it has not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -19,7 +20,7 @@ def run_together(stages: Sequence[Stage], context: Context, console: Console, *,
     Where one of them fails, it ends with its error, and torchrun ends the others.
     """
     if list(stages) != [STAGE]:
-        raise ConfigError("torchrun is for train alone: run the other stages without it (docs/scaling.md)")
+        refuse_torchrun()
     ranks = join_ranks()
     if ranks.number:
         follow(context)
@@ -27,3 +28,9 @@ def run_together(stages: Sequence[Stage], context: Context, console: Console, *,
         run_stages(stages, context, console, force=force)
         ranks.from_first([])  # there is nothing more to train
     leave_ranks()
+
+
+def refuse_torchrun() -> None:
+    """ConfigError where torchrun has started this process: it is not for whoever calls this."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("torchrun is for train alone: run the other commands without it (docs/scaling.md)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,7 +79,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     """Bring what heads of k and n need of a split's videos (all by default) to where they can use it.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
-    NotCommitted where one has no features or no index, or the index is of other features.
+    NotCommitted where one has no features or no index, or the index is of other features, StoreError where mirrored
+    views are needed and not stored.
     """
     config = context.config
     videos = split_videos(context, split) if videos is None else videos
@@ -92,6 +92,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     features = open_split(
         stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
         videos=videos, asked=config.runtime.residency, window=config.train.window,
+        views=config.extract.views if split == "train" and config.train.augment == "views" else 1,
+        mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
     return Split(features, stored_references(features.table, stored.neighbours(videos), n))
@@ -136,7 +138,7 @@ def held_out_videos(videos: Sequence[str], share: float, seed: int) -> list[str]
     count = max(1, round(share * len(videos)))
     if count >= len(videos):
         raise ConfigError(f"train.validation = {share} leaves none of {len(videos)} training videos to train on")
-    drawn = sorted(videos, key=lambda video: (zlib.crc32(f"{seed} {video}".encode()), video))
+    drawn = sorted(videos, key=lambda video: fingerprint([seed, video]))
     return sorted(drawn[:count])
 
 

@@ -17,11 +17,14 @@ from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
-GROUPS = ("detect", "extract", "index", "train", "eval", "pretrain", "train_detector", "runtime", "cluster")
+GROUPS = (
+    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "pretrain", "train_detector",
+    "runtime", "cluster",
+)  # fmt: skip
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
     "detect.train.file", "detect.eval.file", "extract.width", "train.heads.width", "eval.pck.alpha", "eval.pck.size",
-    "runtime.threads", "runtime.workers", "pretrain.init",
+    "runtime.threads", "runtime.workers", "pretrain.init", "eval.heads", "eval.single_frame_hrnet",
 }  # fmt: skip
 
 BASE: dict[str, Any] = {"work": "out", "data": {"kind": "generated"}}
@@ -227,7 +230,7 @@ def test_a_name_that_cannot_be_a_folder(tmp_path: Path) -> None:
         ("extract.checkpoint=0123", "0123"),
         ("work=2024", Path("2024")),
         ("pretrain.init=null", None),
-        ("pretrain.init=007.pth", Path("007.pth")),
+        ("pretrain.init=007.pth", "007.pth"),
     ],
 )
 def test_set_reads_values_as_their_option_has_them(tmp_path: Path, setting: str, value: Any) -> None:
