@@ -347,6 +347,22 @@ class HeadOptions(Options):
         return self
 
 
+def index_problem(heads: HeadOptions, index: IndexOptions) -> str | None:
+    """What is wrong with giving heads the references of such an index, in words; None where nothing is."""
+    if not heads.n:
+        return None
+    if heads.causal and not index.causal:
+        return "causal heads need index.causal: references would be of later frames too"
+    if heads.per_channel and index.similarity != "inner_product":
+        return "per_channel weighs by inner products: it needs index.similarity inner_product"
+    if index.select not in TAKES_MOST_SIMILAR and heads.n != index.n:
+        return (
+            f"index.select {index.select} chooses index.n = {index.n} references, of which heads of n = {heads.n} "
+            "would see the most similar: give both the same number"
+        )
+    return None
+
+
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from glpose.options import index_problem
 from glpose.tables.ablation import Row, choose_rows, table_rows
 from glpose.training import Trained
 from stages import train
@@ -116,6 +117,8 @@ def _train(context: Context, shared: Run, group: list[str]) -> dict[str, Trained
 
 
 def _check_reach(row: Row, config: PipelineConfig) -> None:
+    if problem := index_problem(row.heads, config.index):
+        raise ConfigError(f"row {row.name!r} of the ablation: {problem}, or choose other rows with --rows")
     stored = {"extract.k": (row.heads.k, config.extract.k), "index.n": (row.heads.n, config.index.n)}
     for option, (needed, there) in stored.items():
         if needed > there:

@@ -30,6 +30,7 @@ from glpose.options import (
     SplitOptions,
     TrainDetectorOptions,
     TrainOptions,
+    index_problem,
 )
 from store.errors import ConfigError, StoreError
 from store.folder import check_unit_name
@@ -76,18 +77,9 @@ class PipelineConfig(Options):
             raise ValueError(
                 "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"
             )
-        if heads.per_channel and self.index.similarity != "inner_product":
-            raise ValueError(
-                "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"
-            )
-        if heads.causal and heads.n and not self.index.causal:
-            raise ValueError("train.heads.causal needs index.causal: references would be of later frames too")
+        if problem := index_problem(heads, self.index):
+            raise ValueError(f"train.heads: {problem}")
         sources = {self.detect.train.source, self.detect.eval.source}
-        if self.index.select not in TAKES_MOST_SIMILAR and heads.n not in (0, self.index.n):
-            raise ValueError(
-                f"index.select {self.index.select} chooses index.n = {self.index.n} references, of which heads of "
-                f"train.heads.n = {heads.n} would see the most similar: give both the same number"
-            )
         if self.index.select == "oracle" and sources != {"annotations"}:
             raise ValueError(
                 "index.select oracle compares annotated poses: it needs detect.train.source and detect.eval.source "

@@ -9,7 +9,7 @@ import numpy as np
 from glpose.data.dataset import joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, resolve_checkpoint
-from glpose.options import HeadOptions
+from glpose.options import HeadOptions, index_problem
 from glpose.single_frame import load_single_frame, predict_frames
 from stages.config import PipelineConfig
 from stages.runtime import choose_device
@@ -45,8 +45,8 @@ def labels(config: PipelineConfig) -> dict[str, str]:
 def poses(context: Context, shared: Split) -> dict[str, np.ndarray]:
     """Row -> (P, J, 3) poses of all proposals of the evaluation split, of the rows that are asked for.
 
-    CheckpointError for heads of another feature space, or of more frames or references than this pipeline's, and for an
-    HRNet that does not predict the data's joints.
+    CheckpointError for heads of another feature space, of more frames or references than this pipeline's, or that its
+    references are not for, and for an HRNet that does not predict the data's joints.
     """
     config, found = context.config, {}
     if config.eval.heads is not None:
@@ -65,6 +65,8 @@ def _of_heads(context: Context, shared: Split) -> np.ndarray:
         raise CheckpointError(
             f"{config.eval.heads} needs k = {own.k}, n = {own.n}; train.heads here has k = {most.k}, n = {most.n}"
         )
+    if problem := index_problem(own, config.index):
+        raise CheckpointError(f"{config.eval.heads}: {problem}")
     (found,) = predict_poses(
         model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
         ways=decodings(config.eval)[-1:], sigma=config.train.sigma, flip_order=joint_set(config.data).flip_order,

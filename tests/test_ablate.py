@@ -32,7 +32,7 @@ from stages.ablation import finished_scores
 from stages.curves import Curves
 from stages.run import STAGES, expected_record
 from stages.train import held_out_videos
-from store.errors import TrainingError
+from store.errors import ConfigError, TrainingError
 
 VALUES = {"k": [0, 1], "n": [0, 1, 2]}  # as much as the tiny store holds
 TRAININGS = ["complete", "k=0", "n=0", "n=1", "enhancement=no", "head=mlp", "head=5x5"]
@@ -338,6 +338,15 @@ def test_wrong_usage_is_told_before_anything_is_made(project: Path, arguments: l
         assert code == 2
         assert words in printed and len(printed.splitlines()) <= 2
     assert snapshot(project) == before
+
+
+def test_rows_of_fewer_references_than_a_control_chooses_are_refused(project: Path) -> None:
+    settings = ["index.select=random", "ablate.n=[0, 1, 2]"]
+    words = r"row 'n=1' of the ablation: index.select random chooses index.n = 2 references, .* or choose other rows"
+    with pytest.raises(ConfigError, match=words):
+        ablate.asked_rows(context(config(project), *settings, "ablate.rows=n=0, n=1").config)
+    rows = ablate.asked_rows(context(config(project), *settings, "ablate.rows=n=0, n=2").config)
+    assert [row.heads.n for row in rows] == [0, 2]
 
 
 @pytest.mark.parametrize("verb", ["ablate", "tables"])

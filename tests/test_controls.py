@@ -169,12 +169,28 @@ def test_causal_heads_are_not_evaluated_otherwise(project: Path) -> None:
     causal = ["train.heads.causal=true", "index.causal=true"]
     assert run(project, "run", *causal)[0] == 0
     code, printed = run(project, "eval", "train.heads.causal=true")
-    assert code == 2 and "train.heads.causal needs index.causal" in printed
+    assert code == 2 and "train.heads: causal heads need index.causal" in printed
     code, printed = run(project, "eval")
     assert code == 1 and "index.causal: True -> False" in printed
     assert run(project, "index", force=True)[0] == 0
     code, printed = run(project, "eval")
     assert code == 1 and "train.heads.causal: True -> False" in printed
+
+
+def test_given_heads_are_refused_references_that_are_not_for_them(project: Path, tmp_path: Path) -> None:
+    """A file of causal heads beside an index that is not causal; without references it does not matter."""
+    causal = ["train.heads.causal=true", "index.causal=true", "index.exclude_window=0"]
+    trained_here = project.parent / "work" / "train" / "latest" / "glpose" / "heads.safetensors"
+    other = ["index.exclude_window=0"]
+    for n in (2, 0):
+        assert run(project, "run", *causal, f"train.heads.n={n}", force=n == 0)[0] == 0
+        (tmp_path / f"causal{n}.safetensors").write_bytes(trained_here.read_bytes())
+    for stage in ("index", "train"):
+        assert run(project, stage, *other, force=True)[0] == 0
+    code, printed = run(project, "eval", *other, f"eval.heads={tmp_path}/causal2.safetensors", force=True)
+    assert code == 1 and "causal2.safetensors: causal heads need index.causal" in printed
+    code, printed = run(project, "eval", *other, f"eval.heads={tmp_path}/causal0.safetensors", force=True)
+    assert code == 0 and "given heads (k=1, n=0)" in printed, printed
 
 
 # ---------------------------------------------------------------------------------------------------------- training
