@@ -15,7 +15,7 @@ from stages.ablate_eval import SCORES
 from stages.console import say
 from stages.run import STAGES, UnitsFailed, expected_record, plan_lines, run_stage
 from stages.stage import Context
-from stages.table_files import about, table_folder
+from stages.table_files import about, comparison_notes, table_folder
 from stages.together import refuse_torchrun
 from store.errors import NotCommitted
 from store.folder import Commit
@@ -84,6 +84,8 @@ def write_ablation(context: Context) -> list[str]:
     notes = []
     if found.stale:
         notes = [f"{found.stale} trainings are left out: what they were made from has changed since; run them again"]
+    if config.data.kind == "posetrack17":
+        notes += comparison_notes(config, found.videos)
     if not found.scores:
         return [*notes, "no row is finished"]
     kind, title = config.data.kind, f"Table 4, ablation: {found.metric} on the eval split, percent"

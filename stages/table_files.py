@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glpose.data.published import published
 from stages.config import PipelineConfig, flat
 from stages.detect import boxes_in_words
 from store.places import Place
@@ -28,6 +29,17 @@ def about(config: PipelineConfig, videos: int) -> dict[str, str]:
         "augmentation": config.train.augment,
         "options": ", ".join(_changed(config)) or "all defaults",
     }
+
+
+def comparison_notes(config: PipelineConfig, videos: int) -> list[str]:
+    """What keeps ours from being compared with published numbers. videos: that were evaluated."""
+    notes, known = [], published(config.data)
+    whole = None if known is None else known.videos.get("val")
+    if whole is not None and whole != videos:
+        notes.append(f"ours is of {videos} videos, what is published of the {whole} of val")
+    if config.data.kind in ("posetrack17", "posetrack18") and config.detect.eval.source == "annotations":
+        notes.append("ours is on annotated boxes, which are worth about 7 mAP; what is published is on detected ones")
+    return notes
 
 
 def _changed(config: PipelineConfig) -> list[str]:

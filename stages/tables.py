@@ -10,7 +10,6 @@ from rich.console import Console
 
 import store
 from glpose.data.dataset import joint_set
-from glpose.data.published import published_videos
 from glpose.models.checkpoints import resolve_checkpoint
 from glpose.options import JHMDBData
 from glpose.tables.comparison import Ours, comparison_table
@@ -25,7 +24,7 @@ from stages.evaluate import UNIT, variant_labels
 from stages.run import STAGES, run_stages, stages_of, survey
 from stages.runtime import choose_device
 from stages.stage import Context, split_videos
-from stages.table_files import about, table_folder
+from stages.table_files import about, comparison_notes, table_folder
 from stages.together import refuse_torchrun
 from stages.train import variants
 from store.errors import NotCommitted, RecordMismatch
@@ -96,12 +95,8 @@ def result_table(configs: Sequence[PipelineConfig]) -> Table:
         notes.append(
             f"a mean needs all {SPLITS} splits, each with a pipeline and a work folder of its own; --run runs them all"
         )
-    data, kind = first.config.data, first.config.data.kind
-    whole = published_videos(data, "eval")
-    if whole is not None and whole != first.videos:
-        notes.append(f"ours is of {first.videos} videos, what is published of {whole}")
-    if kind in ("posetrack17", "posetrack18") and first.config.detect.eval.source == "annotations":
-        notes.append("ours is on annotated boxes, which are worth about 7 mAP; what is published is on detected ones")
+    kind = first.config.data.kind
+    notes += comparison_notes(first.config, first.videos)
     return comparison_table(rows, kind, first.metric, about(first.config, first.videos), first.config.note, notes)
 
 

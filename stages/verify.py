@@ -43,7 +43,8 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
         total = sum(commit.bytes for stage in found.values() for commit in stage.commits.values())
         task = progress.add_task("verify", total=total)
         for name, stage in found.items():
-            progress.update(task, description=f"verify {name}")
+            if stage.commits:
+                progress.update(task, description=f"verify {name}")
             folder = context.folder(name)
 
             damaged = verdicts["extract"].units if name == "index" else {}

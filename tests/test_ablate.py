@@ -392,7 +392,7 @@ def test_tables_below_the_rivals_and_only_of_what_is_configured(project: Path) -
     methods = [row["method"] for row in rows_of(project, "table2")]
     assert methods[-3:] == ["GLPose", "single frame (k=0, n=0), ours", "GLPose (k=1, n=2), ours"]
     assert "DCPose" in methods
-    assert "ours is of 1 videos, what is published of 170" in printed
+    assert "ours is of 1 videos, what is published of the 170 of val" in printed
     assert "ours is on annotated boxes, which are worth about 7 mAP" in printed
     code, printed = glpose_stage(path, "tables")
     assert code == 1

@@ -272,7 +272,13 @@ def test_the_table_of_costs_names_device_threads_and_convention() -> None:
     assert all(isinstance(row["frames_per_second"], float) and row["frames_per_second"] > 0 for row in rows)
     assert [row["backbone_gflops"] for row in rows] == [None, None]
     assert "one multiply-add is 2 FLOPs" in table.text()
-    assert frames_per_second(single_frame(HeadOptions()), schema, 15, torch.device("cpu"), 1) > 0
+
+
+def test_heads_that_do_less_take_more_frames() -> None:
+    heads = {"all": HeadOptions(), "one": single_frame(HeadOptions())}
+    schema = W48.model_copy(update={"height": 24, "width": 18})
+    speeds = frames_per_second(heads, schema, 15, torch.device("cpu"), 2)
+    assert speeds["one"] > speeds["all"] > 0  # a quarter of the operations, measured in turn
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -41,7 +41,7 @@ def head_costs(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> Co
     maps = 1 + 2 * heads.k
     with torch.device("meta"):
         model = _model(heads, schema, num_joints)
-        flops = count_flops(model, *_inputs(heads, schema, 1))
+        flops = count_flops(model, *_inputs(torch.empty(1, maps + heads.n, *schema.map_shape), heads))
     crop = backbone_flops(schema)
     return Costs(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -73,24 +73,31 @@ def backbone_flops(schema: FeatureSchema) -> int | None:
 
 
 def frames_per_second(
-    heads: HeadOptions, schema: FeatureSchema, num_joints: int, device: torch.device, batch_size: int
-) -> float:
-    """Key frames of one person each that heads take a second on this device, in batches: median of a few passes."""
-    model = _model(heads, schema, num_joints).to(device).eval()
-    inputs = [tensor.to(device) for tensor in _inputs(heads, schema, batch_size)]
-    times = []
+    variants: Mapping[str, HeadOptions], schema: FeatureSchema, num_joints: int, device: torch.device, batch_size: int
+) -> dict[str, float]:
+    """Key frames of one person each that heads take a second on this device, in batches, by variant.
+
+    Passes of all variants take turns, so that all are measured at the same load of the machine; medians count.
+    """
+    models = {name: _model(heads, schema, num_joints).to(device).eval() for name, heads in variants.items()}
+    most = max(1 + 2 * heads.k + heads.n for heads in variants.values())
+    maps = torch.rand(batch_size, most, *schema.map_shape, device=device)
+    times: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
-        for _ in range(REPEATS + 1):  # the first one warms up
-            began = time.perf_counter()
-            model(*inputs).sum().item()  # waits for a GPU
-            times.append(time.perf_counter() - began)
-    return batch_size / statistics.median(times[1:])
+        for _ in range(REPEATS + 1):  # the first ones warm up
+            for name, model in models.items():
+                inputs = _inputs(maps, variants[name])
+                began = time.perf_counter()
+                model(*inputs).sum().item()  # waits for a GPU
+                times[name].append(time.perf_counter() - began)
+    return {name: batch_size / statistics.median(own[1:]) for name, own in times.items()}
 
 
 def cost_table(
     variants: Mapping[str, HeadOptions], schema: FeatureSchema, num_joints: int, device: torch.device, batch_size: int
 ) -> Table:
     """A row per variant: name -> heads. Frames per second are measured now, on `device`."""
+    speeds = frames_per_second(variants, schema, num_joints, device, batch_size)
     rows: list[dict[str, Cell]] = []
     for name, heads in variants.items():
         costs = head_costs(heads, schema, num_joints)
@@ -102,7 +109,7 @@ def cost_table(
                 "parameters": costs.parameters,
                 "gflops": costs.flops / 1e9,
                 "backbone_gflops": None if costs.backbone_flops is None else costs.backbone_flops / 1e9,
-                "frames_per_second": frames_per_second(heads, schema, num_joints, device, batch_size),
+                "frames_per_second": speeds[name],
                 "bytes_per_proposal": costs.bytes,
             }
         )
@@ -136,8 +143,8 @@ def _model(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> GLPose
     return GLPoseHeads(schema.channels, num_joints, local_offsets(heads.k), heads)
 
 
-def _inputs(heads: HeadOptions, schema: FeatureSchema, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random maps as the heads take them."""
-    similarity = (batch, heads.n, schema.channels) if heads.per_channel else (batch, heads.n)
-    shapes = [(batch, count, *schema.map_shape) for count in (2 * heads.k, heads.n)]
-    return torch.rand(batch, *schema.map_shape), torch.rand(shapes[0]), torch.rand(shapes[1]), torch.rand(similarity)
+def _inputs(maps: Tensor, heads: HeadOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What heads are given, of maps (B, M, C, H, W): the first one as key, then local ones, then references."""
+    local, end = 1 + 2 * heads.k, 1 + 2 * heads.k + heads.n
+    channels = (maps.shape[2],) if heads.per_channel else ()
+    return maps[:, 0], maps[:, 1:local], maps[:, local:end], maps.new_ones(len(maps), heads.n, *channels)
