@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+WAITING = 8  # batches that are drawn ahead
 
 LOOK = 0.1  # s between looks of a thread that waits at a full queue at whether anybody still wants its work
 
@@ -55,6 +57,22 @@ def ahead(items: Iterator[Item], depth: int) -> Generator[Item]:
     finally:
         unwanted.set()
         thread.join()
+
+
+def batches_ahead(batches: Iterable[Sequence[Callable[[], Item]]], workers: int) -> Generator[list[Item]]:
+    """The results of each batch's calls, in order, made ahead by `workers` threads. An error is raised in its place."""
+    waiting: list[list[Future[Item]]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for batch in batches:
+                waiting.append([pool.submit(call) for call in batch])
+                if len(waiting) == WAITING:
+                    yield [future.result() for future in waiting.pop(0)]
+            while waiting:
+                yield [future.result() for future in waiting.pop(0)]
+        finally:
+            for future in [future for batch in waiting for future in batch]:
+                future.cancel()
 
 
 def one_ahead(items: Iterator[Item]) -> Generator[Item]:

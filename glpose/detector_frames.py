@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
+from glpose.ahead import batches_ahead
 from glpose.data.dataset import Video
 from glpose.data.video import FrameSource
 from glpose.geometry import clip_boxes
@@ -18,7 +19,6 @@ from glpose.options import TrainDetectorOptions
 
 LEAST_SIDE = 4  # px of the network's input: smaller people are neither examples nor counterexamples
 LEAST_SHARE = 0.3  # of a person within the picture, below which it is the same
-WAITING = 8  # batches that are drawn ahead
 
 
 @dataclass(frozen=True)
@@ -108,24 +108,19 @@ def batches(
     options: TrainDetectorOptions, frames: Sequence[LabelledFrame], start: int, workers: int
 ) -> Iterator[list[Picture]]:
     """The batches of the steps from `start` on, drawn ahead by `workers` threads. DataError for an unreadable frame."""
+    return batches_ahead(_batches(options, frames, start), workers)
+
+
+def _batches(
+    options: TrainDetectorOptions, frames: Sequence[LabelledFrame], start: int
+) -> Iterator[list[Callable[[], Picture]]]:
     per_epoch = len(epoch_batches(options, frames, 0))
     shuffled: list[list[LabelledFrame]] = []
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: list[list[Future[Picture]]] = []
-        submitted = start
-        try:
-            for _ in range(start, options.steps):
-                while submitted < options.steps and len(waiting) < WAITING:
-                    epoch, number = divmod(submitted, per_epoch)
-                    if number == 0 or not shuffled:
-                        shuffled = epoch_batches(options, frames, epoch)
-                    slots = enumerate(shuffled[number])
-                    waiting.append([pool.submit(_draw, options, frame, submitted, slot) for slot, frame in slots])
-                    submitted += 1
-                yield [future.result() for future in waiting.pop(0)]
-        finally:
-            for future in [future for batch in waiting for future in batch]:
-                future.cancel()
+    for step in range(start, options.steps):
+        epoch, number = divmod(step, per_epoch)
+        if number == 0 or not shuffled:
+            shuffled = epoch_batches(options, frames, epoch)
+        yield [partial(_draw, options, frame, step, slot) for slot, frame in enumerate(shuffled[number])]
 
 
 def epoch_batches(

@@ -16,8 +16,8 @@ from glpose.models.cascade_rcnn import PERSON, CascadeRCNN, to_input
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.options import TrainDetectorOptions
 from glpose.schedules import warm_cosine
-from store.atomic import replacing
-from store.errors import CheckpointError, StoreError, TrainingError
+from glpose.training_state import load_same_state, save_state
+from store.errors import CheckpointError, TrainingError
 
 LARGEST_GRADIENT = 10.0  # norm
 SAVED_EVERY = 200  # steps
@@ -63,7 +63,10 @@ def train_detector(
     model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     recipe = f"{options.model_dump_json(exclude={'eval_frames'})} {len(frames)} frames"
-    done = _resume(state, recipe, model, optimiser)
+    done, saved = load_same_state(state, recipe)
+    if done:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
     _train_mode(model, options)
     losses: list[float] = []
     for step, pictures in enumerate(batches(options, frames, done, workers), start=done):
@@ -91,7 +94,7 @@ def train_detector(
         losses = [*losses[1 - SMOOTHED :], loss.item()]
         report(step + 1, sum(losses) / len(losses))
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == options.steps:
-            _save(state, recipe, step + 1, model, optimiser)
+            save_state(state, recipe, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
     return model.eval()
 
 
@@ -120,27 +123,3 @@ def _generator(seed: int, step: int) -> torch.Generator:
     """Draws a step's regions: one of its own, so that a resumed training draws the same."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-
-
-def _save(path: Path, recipe: str, step: int, model: CascadeRCNN, optimiser: torch.optim.Optimizer) -> None:
-    content = {"recipe": recipe, "step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _resume(path: Path, recipe: str, model: CascadeRCNN, optimiser: torch.optim.Optimizer) -> int:
-    """Steps done, the states put back; 0 where nothing was saved."""
-    if not path.exists():
-        return 0
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, step = content["recipe"], int(content["step"])
-    except Exception as error:  # damaged bytes raise anything
-        raise StoreError(
-            f"{path} is no whole training state ({type(error).__name__}): delete it to start anew"
-        ) from None
-    if found != recipe:
-        raise StoreError(f"{path} is of a training with other options or frames: delete it to start anew")
-    model.load_state_dict(content["model"])
-    optimiser.load_state_dict(content["optimiser"])
-    return step

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glpose.augmentation import crop_keypoints
 from glpose.data.windows import SplitFeatures
 from glpose.geometry import frame_to_heatmap
+from glpose.heatmaps import STRIDE
 from glpose.keypoints import VISIBLE, JointSet
 from glpose.options import TrainOptions
 from glpose.references import References
@@ -48,10 +50,16 @@ def make_examples(split: SplitFeatures, fixed: References, joints: JointSet, opt
     for row, own in enumerate(split.table["keypoints"]):
         if own is not None:
             keypoints[row] = own
-    points = frame_to_heatmap(keypoints[..., :2], split.regions, size)[:, None]
-    inside = ((points >= 0) & (points < [size[1], size[0]])).all(axis=-1)
     least = VISIBLE if options.joints == "visible" else 1
-    weight = (keypoints[:, None, :, 2] >= least) & inside
+    if split.affines is None:
+        points = frame_to_heatmap(keypoints[..., :2], split.regions, size)[:, None]
+        inside = ((points >= 0) & (points < [size[1], size[0]])).all(axis=-1)
+        weight = (keypoints[:, None, :, 2] >= least) & inside
+    else:
+        crop_size = (size[0] * STRIDE, size[1] * STRIDE)
+        every = np.broadcast_to(keypoints[:, None], (*split.affines.shape[:2], *keypoints.shape[1:]))
+        seen = crop_keypoints(every, split.affines, joints, crop_size)
+        points, weight = seen[..., :2] / STRIDE, seen[..., 2] >= least
     trainable = np.asarray(weight[:, 0].any(axis=-1))
     if not trainable.any():
         raise TrainingError(

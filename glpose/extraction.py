@@ -15,11 +15,12 @@ from glpose.ahead import ahead
 from glpose.batch_limit import BatchLimit
 from glpose.crops import cut_crops, normalise
 from glpose.data.video import FrameSource
-from glpose.geometry import MEAN, STD, crop_affine, crop_frame
+from glpose.geometry import MEAN, STD
 from glpose.heatmaps import STRIDE
 from glpose.models.checkpoints import feature_tensors, load_hrnet, tensors_digest
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions
+from glpose.views import box_affines
 from store.errors import DataError
 from store.record import fingerprint
 from store.schema import FeatureSchema
@@ -29,7 +30,7 @@ VERSION = 1  # bump when the stored numbers change; part of the feature-space id
 
 AHEAD = 2  # batches that wait between two steps of the work
 
-Job = tuple[int, np.ndarray]  # a proposal, and the slots of its maps that one crop fills
+Job = tuple[int, int, np.ndarray]  # a proposal, a view of it, and the slots of that view's maps that one crop fills
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def load_backbone(options: ExtractOptions, device: torch.device) -> Backbone:
     return Backbone(net, f"hrnet_w{hrnet.width}", space, device, dtype)
 
 
-def feature_schema(options: ExtractOptions, backbone: Backbone) -> FeatureSchema:
-    """How features of this backbone are stored under these options."""
+def feature_schema(
+    options: ExtractOptions, backbone: Backbone, views: int = 1, mirrored: int | None = None
+) -> FeatureSchema:
+    """How a video's features of this backbone are stored. views, mirrored: see `glpose.views.planned_views`."""
     height, width = options.crop_size
     return FeatureSchema(
         channels=backbone.net.width,
@@ -80,6 +83,8 @@ def feature_schema(options: ExtractOptions, backbone: Backbone) -> FeatureSchema
         width=width // STRIDE,
         stride=STRIDE,
         offsets=local_offsets(options.k),
+        views=views,
+        mirrored=mirrored,
         dtype=options.dtype,
         codec=options.codec,
         backbone=backbone.name,
@@ -114,43 +119,47 @@ def extract_video(
     options: ExtractOptions,
     batch_size: int,
     unreadable: Sequence[int] = (),
+    affines: np.ndarray | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, proposal by proposal, key maps (1, C, H, W) and local maps (1, 2k, C, H, W), float32.
+    """Yield, proposal by proposal, key maps (V, C, H, W) and local maps (V, 2k, C, H, W), float32.
 
-    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. The same box is cropped in every local frame; for
+    frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. affines: (P, V, 2, 3), frame px to crop px of every
+    view; by default the clean crops of the boxes alone, V = 1. The same crop is cut from every local frame; for
     unreadable ones, which detection has passed over, the key frame stands. Reading, the network and the caller go on at
-    the same time. Memory is bounded by the proposals of 2k + 1 frames and a few batches. DataError where a frame cannot
-    be read or a feature is not finite.
+    the same time. Memory is bounded by the views of the proposals of 2k + 1 frames and a few batches. DataError where a
+    frame cannot be read or a feature is not finite.
     """
-    affines = [crop_affine(crop_frame(box, options.crop_size, options.crop_scale), options.crop_size) for box in boxes]
+    if affines is None:
+        affines = box_affines(boxes, options.crop_size, options.crop_scale)[:, None]
     sources = source_frames(frames, len(source.names), options.k, options.edge, unreadable)
-    maps: dict[int, np.ndarray] = {}  # proposal -> (1 + 2k, C, H, W), until every slot is filled
+    views = affines.shape[1]
+    maps: dict[int, np.ndarray] = {}  # proposal -> (V, 1 + 2k, C, H, W), until every slot is filled
     missing: dict[int, int] = {}
     done = 0
     batches = ahead(_batches(source, sources, affines, backbone.device, options, batch_size), AHEAD)
     with closing(ahead(_computed(backbone, batches), AHEAD)) as computed:
         for jobs, features in computed:
-            for (proposal, slots), feature in zip(jobs, features, strict=True):
+            for (proposal, view, slots), feature in zip(jobs, features, strict=True):
                 if not np.isfinite(feature).all():
                     raise DataError(
                         f"video {video!r}: the features of proposal {proposal} are not finite; is the checkpoint sound?"
                     )
                 if proposal not in maps:
-                    maps[proposal] = np.empty((sources.shape[1], *feature.shape), np.float32)
-                    missing[proposal] = sources.shape[1]
-                maps[proposal][slots] = feature
+                    maps[proposal] = np.empty((views, sources.shape[1], *feature.shape), np.float32)
+                    missing[proposal] = views * sources.shape[1]
+                maps[proposal][view, slots] = feature
                 missing[proposal] -= len(slots)
             while missing.get(done) == 0:
                 del missing[done]
                 complete = maps.pop(done)
-                yield complete[:1], complete[None, 1:]
+                yield complete[:, 0], complete[:, 1:]
                 done += 1
 
 
 def _batches(
     source: FrameSource,
     sources: np.ndarray,
-    affines: list[np.ndarray],
+    affines: np.ndarray,
     device: torch.device,
     options: ExtractOptions,
     batch_size: int,
@@ -163,9 +172,9 @@ def _batches(
     jobs: list[Job] = []
     crops: list[Tensor] = []
     for frame, image in source.read(proposals_at):
-        own = proposals_at[frame]
-        jobs += [(proposal, np.flatnonzero(sources[proposal] == frame)) for proposal in own]
-        crops += cut_crops(image, [affines[proposal] for proposal in own], options.crop_size, device)
+        own = [(proposal, view) for proposal in proposals_at[frame] for view in range(affines.shape[1])]
+        jobs += [(proposal, view, np.flatnonzero(sources[proposal] == frame)) for proposal, view in own]
+        crops += cut_crops(image, [affines[job] for job in own], options.crop_size, device)
         while len(jobs) >= batch_size:
             yield jobs[:batch_size], crops[:batch_size]
             jobs, crops = jobs[batch_size:], crops[batch_size:]

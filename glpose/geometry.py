@@ -54,6 +54,17 @@ def crop_affine(region: np.ndarray, crop_size: tuple[int, int], rotation: float 
     return np.concatenate([linear, shift[:, None]], axis=1)
 
 
+def mirror_affine(affine: np.ndarray, last: float) -> np.ndarray:
+    """Affines (..., 2, 3) to the same crops mirrored left to right: crop x becomes last - x.
+
+    last: crop width - 1 exchanges the crop's first and last pixel. A mirrored affine has a negative determinant.
+    """
+    mirrored = affine.copy()
+    mirrored[..., 0, :] *= -1
+    mirrored[..., 0, 2] += last
+    return mirrored
+
+
 def transform_points(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Apply a (2, 3) affine to (..., 2) points."""
     return points @ affine[:, :2].T + affine[:, 2]

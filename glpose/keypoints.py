@@ -95,3 +95,11 @@ JHMDB = JointSet(
     ),
     upper_body=(0, 1, 2, 3, 4, 7, 8, 11, 12),
 )  # fmt: skip
+
+# The 17 joints of public HRNet checkpoints, COCO's, in their order. Those trained on PoseTrack18's files have the neck
+# and the top of the head in place of the eyes, and the rest at the same places.
+COCO_JOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip

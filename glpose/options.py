@@ -214,6 +214,28 @@ class DetectOptions(Options):
         return self
 
 
+class WarpOptions(Options):
+    """Random affines as the HRNet lineage draws them; the ranges are the paper's."""
+
+    rotation: float = Field(default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, p = 0.6")
+    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> WarpOptions:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
+        return self
+
+
+class AugmentationOptions(WarpOptions):
+    """Random crops of a person: those affines, and half bodies."""
+
+    half_body: float = Field(
+        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
+    )
+
+
 class ExtractOptions(Options):
     """Backbone features of every proposal and of its box in the neighbouring frames."""
 
@@ -228,6 +250,15 @@ class ExtractOptions(Options):
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
     dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
     codec: Literal["crc32c", "zstd"] = "crc32c"
+    views: int = Field(
+        default=1, ge=1, le=64, description="of each proposal of videos with a train split: clean, the rest augmented"
+    )
+    augmentation: AugmentationOptions = AugmentationOptions()
+    view_seed: int = Field(default=0, ge=0, description="draws the augmented views")
+    mirror: bool = Field(
+        default=False,
+        description="store the mirrored crop too, of videos with an eval split, for eval.flip; not part of the record",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> ExtractOptions:
@@ -246,6 +277,11 @@ class IndexOptions(Options):
     pool: int | Literal["all"] = Field(
         default=20, description="proposals drawn at random per proposal, or all in scope"
     )
+    select: Literal["most_similar", "least_similar", "random", "other_video", "oracle"] = Field(
+        default="most_similar",
+        description="which of the pool; as controls, others than the paper's: oracle is nearest by true pose",
+    )
+    causal: bool = Field(default=False, description="pools of earlier frames alone, for streams")
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
     similarity: Literal["inner_product", "cosine"] = "inner_product"
     min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
@@ -257,12 +293,27 @@ class IndexOptions(Options):
             raise ValueError(f"a pool of {self.pool} cannot give n = {self.n} references")
         return self
 
+    @model_validator(mode="after")
+    def _scope_fits(self) -> IndexOptions:
+        if self.select == "other_video" and self.scope == "video":
+            raise ValueError("select other_video looks for references in the other videos: it needs scope dataset")
+        if self.causal and self.scope == "dataset":
+            raise ValueError("causal needs scope video: frames of other videos are neither earlier nor later")
+        return self
+
 
 class HeadOptions(Options):
     """Everything after the backbone: local and non-local weights, aggregation, enhancement, detection head."""
 
     k: int = Field(default=4, ge=0, description="local frames on each side that are used")
     n: int = Field(default=6, ge=0, description="non-local references that are used")
+    causal: bool = Field(default=False, description="local frames of offsets -k..-1 alone, for streams")
+    inputs: Literal["features", "key_copies"] = Field(
+        default="features", description="of local and non-local slots; key_copies, a control: the key frame in all"
+    )
+    weighted: bool = Field(
+        default=True, description="false, a control: plain concatenation, without the weights of Eq. 2 and 3"
+    )
     local_weight: Literal["inverse", "linear", "exponential", "uniform"] = Field(
         default="inverse", description="T of Eq. 2: 1 / |offset|, k + 1 - |offset|, exp(1 - |offset|), 1"
     )
@@ -293,20 +344,6 @@ class HeadOptions(Options):
         return self
 
 
-class WarpOptions(Options):
-    """Ranges of the affine warps of stored features: the paper's of images."""
-
-    rotation: float = Field(default=45.0, ge=0, description="N(0, rotation) degrees, clipped to +-rotation, p = 0.6")
-    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    flip: float = Field(default=0.5, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self) -> WarpOptions:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)} is not a range of sizes above 0")
-        return self
-
-
 class TrainOptions(Options):
     """Training of the heads on stored features (§ 4.1 of the paper; batch size, where the paper is silent, 32)."""
 
@@ -322,8 +359,9 @@ class TrainOptions(Options):
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
     joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
     redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
-    augment: Literal["none", "warp"] = Field(
-        default="none", description="warp: random affine warps of key and local features, targets alike"
+    augment: Literal["none", "views", "warp"] = Field(
+        default="none",
+        description="views: one of extract.views at random; warp: random affine warps of key and local features",
     )
     warp: WarpOptions = WarpOptions()
     validation: float = Field(
@@ -357,6 +395,16 @@ class EvalOptions(Options):
     joints: Literal["annotated", "visible"] = Field(
         default="annotated", description="joints that count; poseval: annotated"
     )
+    decode: Literal["argmax", "dark"] = Field(
+        default="argmax", description="heatmap to point: argmax with a quarter-pixel shift, or DARK (CVPR 2020)"
+    )
+    flip: bool = Field(default=False, description="average with the heatmaps of the mirrored crop (extract.mirror)")
+    k: int | None = Field(
+        default=None, ge=0, description="keep fewer local frames than trained heads have; null: all of them"
+    )
+    n: int | None = Field(
+        default=None, ge=0, description="keep fewer references than trained heads have; null: all of them"
+    )
     pck: PCKOptions = Field(default=PCKOptions(), description="of data that is scored by PCK (jhmdb, coco)")
     checkpoint: Literal["last", "best"] = Field(
         default="last", description="weights of the last epoch, or of the best on train.validation's videos"
@@ -365,6 +413,54 @@ class EvalOptions(Options):
         default=False, description="also zip the predictions as the PoseTrack test server takes them"
     )
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
+    heads: Path | None = Field(
+        default=None, description="heads of finetune, or others of this feature space, as a row of their own"
+    )
+    single_frame_hrnet: str | None = Field(
+        default=None, description="an HRNet's checkpoint whose own heatmaps, of the images, are a row of their own"
+    )
+
+
+class CropOptions(Options):
+    """The crop store: images of every proposal of the train split, with room around the box, to fine-tune on.
+
+    Size, enlargement and local frames are those of `extract`.
+    """
+
+    rotation: float = Field(default=45.0, ge=0, le=180, description="largest rotation of a view that a crop holds")
+    scale: float = Field(default=1.35, gt=0, description="largest region of a view, of the proposal's own")
+    half_body: bool = Field(default=True, description="hold the views of either half of the body too")
+    density: float = Field(default=1.0, gt=0, description="stored pixels for each pixel of a view of scale 1")
+    encoding: Literal["jpeg", "raw"] = "jpeg"
+    quality: int = Field(default=95, ge=1, le=100, description="of JPEG")
+
+
+class FinetuneOptions(AugmentationOptions):
+    """The backbone reopened: it and the trained heads learn on, from augmented crops of the crop store.
+
+    Joints, sigma and the redrawing of pools are those of `train`.
+    """
+
+    epochs: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=8, ge=1, description="proposals; each is 1 + 2k + n crops")
+    lr: float = Field(default=1e-4, ge=0, description="of the heads, its peak")
+    backbone_lr: float = Field(default=1e-5, ge=0, description="of stage 3, its peak; 0: the backbone stays as it is")
+    lr_decay: float = Field(default=1.0, gt=0, le=1, description="factor from stage 3 to stage 2, and on to the stem")
+    grad: Literal["all", "key"] = Field(
+        default="all", description="crops whose features carry gradients to the backbone: all, or the key frame's"
+    )
+    batch_norm: Literal["frozen", "trained"] = Field(
+        default="frozen", description="the backbone's statistics; public code lets them drift (docs/finetuning.md)"
+    )
+    similarity: Literal["current", "stored"] = Field(
+        default="current", description="softmax weights of references: from the backbone as it is, or as it was"
+    )
+    augment_references: bool = Field(
+        default=False, description="cut references with an augmentation of their own each, not as they are stored"
+    )
+    checkpointing: bool = Field(default=False, description="keep fewer activations and compute them twice: less memory")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(default=0, ge=0)
 
 
 class AblateOptions(Options):
@@ -386,30 +482,38 @@ class AblateOptions(Options):
         return self
 
 
-class PretrainOptions(Options):
-    """Single-frame HRNet training on endless generated frames: makes the weights that ship as `demo`."""
+class PretrainOptions(AugmentationOptions):
+    """Single-frame HRNet training, on generated frames (the weights that ship as `demo`) or on a data set's people."""
 
+    source: Literal["generated", "data"] = Field(
+        default="generated", description="endless generated frames, or the annotated people of the train split"
+    )
     width: int = Field(default=16, ge=4)
     stages: Literal[3, 4] = Field(default=3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
-    init: Path | None = Field(default=None, description="checkpoint to start from")
+    init: str | None = Field(default=None, description="checkpoint to start from: what fits of it is taken")
     crop_size: tuple[int, int] = (192, 144)
-    crop_scale: float = 1.25
+    crop_scale: float = Field(default=1.25, gt=0)
     frames: int = Field(default=20_000, ge=1, description="generated frames to see; each gives a crop per person")
+    epochs: int = Field(default=20, ge=1, description="of source: data")
+    steps: int | None = Field(default=None, ge=1, description="null: as many as frames, or epochs, make")
     batch_size: int = Field(default=16, ge=2)
-    lr: float = Field(default=1e-3, gt=0)
-    sigma: float = 3.0
-    loss: Literal["mse", "cross_entropy"] = Field(
-        default="cross_entropy",
-        description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner",
+    lr: float = Field(default=1e-3, gt=0, description="of Adam, its peak; with init rather 1e-4")
+    sigma: float = Field(default=3.0, gt=0)
+    loss: Literal["mse", "cross_entropy"] | None = Field(
+        default=None,
+        description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner; null: "
+        "cross_entropy on generated frames, mse on data",
     )
-    rotation: float = Field(default=45.0, description="N(0, rotation) degrees, clipped to +-rotation, with p = 0.6")
-    scale: tuple[float, float] = Field(default=(0.65, 1.35), description="N(1, 0.35) clipped to this range")
-    half_body: float = Field(
-        default=0.3, ge=0, le=1, description="probability, for people with more than 8 joints in view"
+    eval_people: int = Field(
+        default=1000, ge=0, description="of the eval split, evenly spaced, that source: data is measured on"
     )
-    flip: float = Field(default=0.5, ge=0, le=1)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def loss_taken(self) -> Literal["mse", "cross_entropy"]:
+        """The loss that `loss` means."""
+        return self.loss or ("cross_entropy" if self.source == "generated" else "mse")
 
     @model_validator(mode="after")
     def _crop_fits(self) -> PretrainOptions:
@@ -478,7 +582,7 @@ class RuntimeOptions(Options):
     workers: int = Field(
         default=1,
         ge=1,
-        description="processes that draw the frames of pretrain, threads that read those of train-detector",
+        description="processes that draw the frames of pretrain, threads that read those of a data set, or crops",
     )
     together: int | None = Field(
         default=None, ge=1, description="rows of an ablation trained in one pass over the features; null: all of a seed"

@@ -1,163 +1,205 @@
-"""Single-frame HRNet training on endless generated frames: no data to download, any width, minutes on a CPU."""
+"""Single-frame HRNet training, on generated frames or on the annotated people of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from glpose.augmentation import augment_keypoints, sample_augmentation
-from glpose.data.generated import ClipOptions, render_clip
+from glpose.data.generated import render_clip
+from glpose.generated_people import clip_options
 from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, normalise_crops, warp_crop
 from glpose.heatmaps import STRIDE, decode_argmax
-from glpose.keypoints import POSETRACK
+from glpose.keypoints import JointSet
+from glpose.labelled_people import Batch, Person
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
 from glpose.schedules import warm_cosine
+from glpose.single_frame import SingleFrame, checkpoint_joints, make_single_frame
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
+from glpose.training_state import check_finite, load_same_state, save_state
 
-FRAMES_PER_CLIP = 4  # several moments of one scene: drawing a background costs more than drawing a frame
-CLIP_SIZES = ((270, 480), (360, 480), (300, 400), (400, 300))  # (height, width) px
 LOSSES = {"mse": heatmap_loss, "cross_entropy": grid_cross_entropy}
-Report = Callable[[int, int, float], None]  # crops seen, crops in all, loss
+SAVED_EVERY = 200  # steps
+MEASURED_AT = 0.2  # PCK of a data set's people: a joint is right within this share of the box's longer side
+Report = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
 
-def new_network(options: PretrainOptions, num_joints: int) -> HRNet:
+class People(Protocol):
+    """What a training sees: `glpose.generated_people` or `glpose.labelled_people`."""
+
+    @property
+    def joints(self) -> JointSet: ...
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole training."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Tells these people from others."""
+        ...
+
+    def batches(self, start: tuple[int, int], workers: int) -> Batches:
+        """Batches from a position on; (0, 0) is the first. They do not depend on `workers`."""
+        ...
+
+
+class Batches(Protocol):
+    """An iterator over batches that ends its workers when it is closed."""
+
+    def __iter__(self) -> Batches: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None: ...
+
+
+def new_network(options: PretrainOptions, joints: JointSet) -> HRNet:
     """A network to pretrain, with He-normal weights, which short trainings get going with.
 
-    Where `options.init` names a checkpoint, every tensor that fits is taken from it; its final_layer only for as many
-    joints. CheckpointError where it cannot be read or has another width.
+    Where `options.init` names a checkpoint, every tensor that fits is taken from it; of its final_layer, where that
+    reads the same stage, the heatmaps of joints that both have by name, and the others are new. CheckpointError where
+    it cannot be read or has another width.
     """
     torch.manual_seed(options.seed)
-    model = HRNet(options.width, num_joints, options.stages)
+    model = HRNet(options.width, len(joints), options.stages)
     for layer in model.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    if model.final_layer is not None:
-        torch.nn.init.normal_(model.final_layer.weight, std=0.01)
-    if options.init is not None:
-        own, given = model.state_dict(), load_hrnet(options.init, width=options.width).state_dict()
-        model.load_state_dict({name: given[name] if _fits(name, own, given) else own[name] for name in own})
+    assert model.final_layer is not None
+    torch.nn.init.normal_(model.final_layer.weight, std=0.01)
+    if options.init is None:
+        return model
+    given = load_hrnet(options.init, width=options.width)
+    own, tensors = model.state_dict(), given.state_dict()
+    own |= {name: tensors[name] for name in own if name in tensors and not name.startswith("final_layer.")}
+    if given.stages == model.stages and given.num_joints:
+        same = joints.joints if given.num_joints == len(joints) else ()
+        names = checkpoint_joints(options.init, given.num_joints) or same
+        kept = [(row, names.index(joint)) for row, joint in enumerate(joints.joints) if joint in names]
+        for name in ("final_layer.weight", "final_layer.bias"):
+            for row, theirs in kept:
+                own[name][row] = tensors[name][theirs]
+    model.load_state_dict(own)
     return model
 
 
-def _fits(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
-    return name in given and given[name].shape == own[name].shape
+def pretrain(
+    options: PretrainOptions,
+    people: People,
+    model: HRNet,
+    device: torch.device,
+    workers: int,
+    report: Report,
+    state: Path,
+) -> HRNet:
+    """Train `model` with image augmentation; returns it in eval mode.
 
-
-def pretrain(options: PretrainOptions, model: HRNet, device: torch.device, workers: int, report: Report) -> HRNet:
-    """Train `model` on `options.frames` generated frames with image augmentation; returns it in eval mode.
-
-    The crops and their order depend on the options alone, not on `workers` (processes that draw frames).
+    workers: processes or threads that draw crops. state: file that the training is saved to every 200 steps and at its
+    end; where it is there, training goes on from it, to the same weights. StoreError where it is of other options or
+    people; DataError where a frame cannot be read; TrainingError where nobody is annotated, or the loss is no number.
     """
-    torch.manual_seed(options.seed)
+    steps = people.steps
     model = model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-    steps = max(1, options.frames * 2 // options.batch_size)  # a frame shows two people or more
     optimiser = torch.optim.Adam(model.parameters(), lr=options.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, steps))
+    recipe = f"{options.model_dump_json(exclude={'eval_people'})} {people.identity}"
+    done, saved = load_same_state(state, recipe)
+    if done:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
-    batches = _batches(options, workers)
-    for step, (crops, keypoints) in enumerate(batches, start=1):
-        images = torch.from_numpy(normalise_crops(crops)).to(device)
-        points = torch.from_numpy(keypoints).to(device)
-        targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            heatmaps = model(images)
-        loss = LOSSES[options.loss](heatmaps, targets, (points[..., 2] > 0).float())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        report(step * options.batch_size, steps * options.batch_size, loss.item())
-        if step == steps:
-            break
-    batches.close()
+    position = tuple(saved.get("position", (0, 0)))
+    with closing(people.batches(position, workers)) as batches:
+        for step in range(done, steps):
+            batch = next(batches)
+            images = torch.from_numpy(normalise_crops(batch.crops)).to(device)
+            points = torch.from_numpy(batch.keypoints).to(device)
+            targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                heatmaps = model(images)
+            loss = LOSSES[options.loss_taken](heatmaps, targets, (points[..., 2] > 0).float())
+            for group in optimiser.param_groups:
+                group["lr"] = options.lr * warm_cosine(step, steps)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            check_finite(loss, model.parameters(), step, "lower pretrain.lr", state)
+            optimiser.step()
+            if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
+                content = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "position": batch.position}
+                save_state(state, recipe, step + 1, content)
+            report(step + 1, steps, loss.item())
     return model.eval()
 
 
-def held_out_pck(options: PretrainOptions, model: HRNet, device: torch.device, clips: int = 40) -> dict[str, float]:
+def held_out_pckh(options: PretrainOptions, model: HRNet, device: torch.device, clips: int = 40) -> dict[str, float]:
     """PCKh@0.5 (percent) of clean crops from clips that training never draws, over visible and over hidden joints."""
-    height, width = options.crop_size
-    size = (height // STRIDE, width // STRIDE)
+    network = _single_frame(options, model, device)
     hits: dict[int, list[np.ndarray]] = {1: [], 2: []}
     for clip in range(clips):
-        scene = render_clip(_clip_options(clip), options.seed + 1_000_003, clip)
+        scene = render_clip(clip_options(clip), options.seed + 1_000_003, clip)
         image, labels = scene.frame(clip % len(scene))
         if not len(labels):
             continue
-        regions = np.stack([crop_frame(box, options.crop_size, options.crop_scale) for box in labels.boxes])
-        crops = np.stack([warp_crop(image, crop_affine(r, options.crop_size), options.crop_size) for r in regions])
-        with torch.inference_mode():
-            maps = model(torch.from_numpy(normalise_crops(crops)).to(device)).float()
-            if options.loss == "cross_entropy":  # logits: only their differences mean something
-                maps = maps.flatten(2).softmax(dim=-1).unflatten(2, maps.shape[2:])
-            heatmaps = maps.cpu().numpy()
-        points = heatmap_to_frame(decode_argmax(heatmaps)[0], regions, size)
         corners = labels.head_boxes[:, 2:] - labels.head_boxes[:, :2]
         head = 0.6 * np.linalg.norm(corners, axis=1)
-        target = frame_to_heatmap(labels.keypoints[..., :2], regions, size)  # joints beyond the crop cannot be found
-        inside = ((target >= 0) & (target < [size[1], size[0]])).all(axis=-1)
-        near = np.linalg.norm(points - labels.keypoints[..., :2], axis=-1) <= 0.5 * head[:, None]
+        distance = _distances(network, options, [image] * len(labels), labels.boxes, labels.keypoints)
         for flag, found in hits.items():
-            found.append(near[(labels.keypoints[..., 2] == flag) & inside])
+            inside = (labels.keypoints[..., 2] == flag) & np.isfinite(
+                distance
+            )  # joints beyond the crop cannot be found
+            found.append((distance <= 0.5 * head[:, None])[inside])
     return {name: 100 * float(np.concatenate(hits[flag]).mean()) for name, flag in (("visible", 2), ("hidden", 1))}
 
 
-def _clip_options(clip: int) -> ClipOptions:
-    height, width = CLIP_SIZES[clip % len(CLIP_SIZES)]
-    return ClipOptions(height=height, width=width, frames=24, people=(1, 4), occluders=(0, 3))
+def held_out_pck(options: PretrainOptions, model: HRNet, people: Sequence[Person], device: torch.device) -> float:
+    """PCK (percent) on at most `options.eval_people` clean crops, evenly spaced, over all annotated joints inside them.
+
+    A joint is right within 0.2 of the box's longer side. NaN where there is nobody. DataError for an unreadable frame.
+    """
+    network = _single_frame(options, model, device)
+    rows = np.unique(np.linspace(0, len(people) - 1, min(options.eval_people, len(people))).astype(int)).tolist()
+    hits = [np.zeros(0, bool)]
+    for start in range(0, len(rows), options.batch_size):
+        chosen = [people[row] for row in rows[start : start + options.batch_size]]
+        boxes, keypoints = np.stack([own.box for own in chosen]), np.stack([own.keypoints for own in chosen])
+        distance = _distances(network, options, [own.image() for own in chosen], boxes, keypoints)
+        side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+        counted = (keypoints[..., 2] > 0) & np.isfinite(distance)
+        hits.append((distance <= MEASURED_AT * side[:, None])[counted])
+    found = np.concatenate(hits)
+    return 100 * float(found.mean()) if len(found) else float("nan")
 
 
-def _batches(options: PretrainOptions, workers: int) -> Generator[tuple[np.ndarray, np.ndarray]]:
-    """Endless batches of crops (B, h, w, 3) uint8 BGR and keypoints (B, J, 3) float32, crop px."""
-    crops: list[np.ndarray] = []
-    keypoints: list[np.ndarray] = []
-    # spawn: torch's threads do not survive a fork
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        waiting: list[Future[list[tuple[np.ndarray, np.ndarray]]]] = []
-        clip = 0
-        try:
-            while True:
-                while len(waiting) < 4 * workers + 8:
-                    waiting.append(pool.submit(_draw_crops, options, clip))
-                    clip += 1
-                for crop, points in waiting.pop(0).result():
-                    crops.append(crop)
-                    keypoints.append(points)
-                    if len(crops) == options.batch_size:
-                        yield np.stack(crops), np.stack(keypoints).astype(np.float32)
-                        crops, keypoints = [], []
-        finally:
-            for future in waiting:
-                future.cancel()
+def _single_frame(options: PretrainOptions, model: HRNet, device: torch.device) -> SingleFrame:
+    return make_single_frame(model, range(model.num_joints), options.loss_taken == "cross_entropy", device)
 
 
-def _draw_crops(options: PretrainOptions, clip: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Augmented crops of everyone in a few frames of one clip."""
-    rng = np.random.default_rng([options.seed, clip, 1])
-    scene = render_clip(_clip_options(clip), options.seed, clip)
-    out = []
-    for frame in rng.choice(len(scene), FRAMES_PER_CLIP, replace=False):
-        image, labels = scene.frame(int(frame))
-        for keypoints, box in zip(labels.keypoints, labels.boxes, strict=True):
-            if (keypoints[:, 2] > 0).sum() < 3:
-                continue
-            view = sample_augmentation(
-                rng, box, keypoints, POSETRACK, options.crop_size, options.crop_scale,
-                rotation=options.rotation, scale=options.scale, half_body=options.half_body, flip=options.flip,
-            )  # fmt: skip
-            crop = warp_crop(image, view.affine, options.crop_size)
-            if view.flip:
-                crop = crop[:, ::-1]
-            crop = np.ascontiguousarray(crop)
-            out.append((crop, augment_keypoints(keypoints, view, POSETRACK, options.crop_size)))
-    return out
+def _distances(
+    network: SingleFrame,
+    options: PretrainOptions,
+    images: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    keypoints: np.ndarray,
+) -> np.ndarray:
+    """(n, J) frame px between found and annotated joints, one person an image; infinite beyond the person's crop."""
+    height, width = options.crop_size
+    size = (height // STRIDE, width // STRIDE)
+    regions = np.stack([crop_frame(box, options.crop_size, options.crop_scale) for box in boxes])
+    crops = [
+        warp_crop(image, crop_affine(region, options.crop_size), options.crop_size)
+        for image, region in zip(images, regions, strict=True)
+    ]
+    maps = network.heatmaps(torch.from_numpy(np.stack(crops)).to(network.device))
+    points = heatmap_to_frame(decode_argmax(maps)[0], regions, size)
+    target = frame_to_heatmap(keypoints[..., :2], regions, size)
+    inside = ((target >= 0) & (target < [size[1], size[0]])).all(axis=-1)
+    distance = np.linalg.norm(points - keypoints[..., :2], axis=-1)
+    return np.where(inside, distance, np.inf)

@@ -46,7 +46,7 @@ class HeadInputs:
 
     def of(self, heads: HeadOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The arguments of `GLPoseHeads.forward` for heads of fewer local frames or references."""
-        chosen = positions_within(self.offsets, heads.k)
+        chosen = positions_within(self.offsets, heads.k, heads.causal)
         local = self.local[:, chosen[0] : chosen[-1] + 1] if chosen else self.local[:, :0]  # offsets rise
         similarity = self.products if heads.per_channel else self.similarity
         assert similarity is not None
@@ -54,18 +54,24 @@ class HeadInputs:
 
 
 def head_inputs(
-    window: Window, references: tuple[Tensor, Tensor], rows: np.ndarray, products: bool, view: Tensor | int = 0
+    window: Window,
+    references: tuple[Tensor, Tensor],
+    rows: np.ndarray,
+    products: bool,
+    view: Tensor | int = 0,
+    reference_view: int = 0,
 ) -> HeadInputs:
     """Inputs for rows (B,) of the split that are in a window.
 
     references: from `in_window`. products: whether any heads weigh channels apart. view: of key and local maps.
+    reference_view: of the references' maps; similarities are always the clean view's.
     """
     features, own = window.features, np.searchsorted(window.rows, rows)
     where = references[0].device
     batch = torch.from_numpy(window.places[own]).to(where)
     own = torch.from_numpy(own).to(where)
     others, similarity = references[0][own], references[1][own]
-    key, local, found = features.inputs(batch, others, view)
+    key, local, found = features.inputs(batch, others, view, reference_view)
     unsummed = None
     if products:
         unsummed = features.embedding[batch][:, None] * features.embedding[others.clamp(min=0)]

@@ -1,4 +1,4 @@
-"""Non-local references: pools, ranking by similarity, and what the similarities look like (Eq. 3)."""
+"""Non-local references: pools, the choice from them, and what the similarities look like (Eq. 3)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from glpose.options import IndexOptions
+from glpose.pose_distance import nearest_poses, normalised_poses, pose_distance
 from store.index import build_index, on_device, search_outside
 
 
@@ -20,7 +21,8 @@ class Gallery:
 
     P rows, in order of video and proposal. spans: video -> its rows [start, stop). proposals: (P,) their numbers within
     their videos. frames: (P,), rising within a video. embeddings: (P, C) float32, from `comparable`. eligible: (E,)
-    rising rows that may be references. device: where the index over all videos is searched, see `store.index`.
+    rising rows that may be references. poses: (P, J, 3), from `normalised_poses`, for the oracle alone. device: where
+    the index over all videos is searched, see `store.index`.
     """
 
     spans: dict[str, tuple[int, int]]
@@ -28,6 +30,7 @@ class Gallery:
     frames: np.ndarray
     embeddings: np.ndarray
     eligible: np.ndarray
+    poses: np.ndarray | None = None
     device: str = "cpu"
 
     @cached_property
@@ -43,10 +46,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The most similar proposals of each of Q proposals, best first.
+    """The references of each of Q proposals, the most similar first.
 
     rows: (Q, n) int64 row of the reference in the gallery, -1 where the pool held fewer than n. similarity: (Q, n)
-    float32, -inf there.
+    float32 of their embeddings, whatever they were chosen by, -inf there.
     A missing reference gets weight 0 and an all-zero map; with no reference at all the heads see zeros in those slots.
     """
 
@@ -64,18 +67,24 @@ def comparable(embeddings: np.ndarray, similarity: str) -> np.ndarray:
 def make_gallery(table: pd.DataFrame, embeddings: np.ndarray, options: IndexOptions, device: str = "cpu") -> Gallery:
     """A gallery of proposals of one split.
 
-    table: video, proposal, frame and score of each, in order of video and proposal. Proposals whose box scores below
-    `options.min_score` are no references, but get some. embeddings: (P, C), as stored.
+    table: video, proposal, frame and score of each, in order of video and proposal; for the oracle the box and
+    keypoints too. Proposals whose box scores below `options.min_score`, and for the oracle those without annotation,
+    are no references, but the former get some. embeddings: (P, C), as stored.
     """
     video = table["video"].to_numpy()
     ends = np.flatnonzero(np.append(video[1:] != video[:-1], True)[: len(video)]) + 1
     begins = [0, *ends[:-1]]
+    usable = table["score"].to_numpy() >= options.min_score
+    poses = normalised_poses(table) if options.select == "oracle" else None
+    if poses is not None:
+        usable &= poses[..., 2].any(axis=1)
     return Gallery(
         spans={str(video[start]): (int(start), int(stop)) for start, stop in zip(begins, ends, strict=False)},
         proposals=table["proposal"].to_numpy(),
         frames=table["frame"].to_numpy(),
         embeddings=comparable(embeddings, options.similarity),
-        eligible=np.flatnonzero(table["score"].to_numpy() >= options.min_score),
+        eligible=np.flatnonzero(usable),
+        poses=poses,
         device=device,
     )
 
@@ -84,25 +93,14 @@ def find_references(gallery: Gallery, video: str, options: IndexOptions, n: int,
     """The n references of each proposal of one video of the gallery.
 
     They are of the same video, or with `options.scope` dataset of any, but not within `options.exclude_window` frames
-    of the proposal itself. epoch: another draw of the pools each; evaluation's is 0.
+    of the proposal itself, nor with `options.causal` of later ones; with `options.select` other_video, of others alone.
+    epoch: another draw of the pools each; evaluation's is 0. Where others than the most similar are asked for,
+    `options.n` are chosen so, whatever n is, and the n most similar of these returned.
     """
-    start, stop = gallery.spans[video]
-    first, last = np.searchsorted(gallery.eligible, (start, stop))  # the video's own
-    own = gallery.frames[gallery.eligible[first:last]]
-    excluded = excluded_range(own, gallery.frames[start:stop], options.exclude_window)
-    everywhere = options.scope == "dataset"
-    if everywhere:
-        candidates, excluded = gallery.eligible, excluded + first
-    else:
-        candidates = gallery.eligible[first:last]
-    queries = gallery.embeddings[start:stop]
-    if options.pool == "all":
-        index = gallery.index if everywhere else build_index(gallery.embeddings[candidates])
-        found, similarity = search_outside(index, queries, excluded, n)
-        return Neighbours(_rows(candidates, found), similarity)
-    numbers = gallery.proposals[start:stop]
-    drawn = draw_pools(video, numbers, len(candidates), excluded, options.pool, options.seed, epoch)
-    return rank_pools(gallery.embeddings, queries, _rows(candidates, drawn), n)
+    if options.select in ("most_similar", "other_video"):
+        return _choose(gallery, video, options, n, epoch)
+    chosen = _choose(gallery, video, options, options.n, epoch)
+    return cheapest(chosen.rows, chosen.similarity, -chosen.similarity, n)
 
 
 def excluded_range(frames: np.ndarray, queries: np.ndarray, window: int) -> np.ndarray:
@@ -138,15 +136,20 @@ def draw_pools(
     return np.where(drawn >= excluded[:, 0], drawn + hidden, drawn).T
 
 
-def rank_pools(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarray, n: int) -> Neighbours:
-    """The n most similar of each query's pool.
+def pool_similarity(embeddings: np.ndarray, queries: np.ndarray, pools: np.ndarray) -> np.ndarray:
+    """(Q, size) float32 similarity of each query to those of its pool, -inf for -1.
 
     embeddings: (P, C), from `comparable`. queries: (Q, C). pools: (Q, size) rows of the embeddings, or -1.
     """
     similarity = np.einsum("qc,qpc->qp", queries, embeddings[pools], dtype=np.float32)
     similarity[pools < 0] = -np.inf
-    best = np.argsort(-similarity, axis=1, kind="stable")[:, :n]
-    return Neighbours(np.take_along_axis(pools, best, 1), np.take_along_axis(similarity, best, 1))
+    return similarity
+
+
+def cheapest(pools: np.ndarray, similarity: np.ndarray, cost: np.ndarray, n: int) -> Neighbours:
+    """The n of each pool that cost least, the cheapest first; of equals the first. All (Q, size); -1 costs inf."""
+    order = np.argsort(cost, axis=1, kind="stable")[:, :n]
+    return Neighbours(np.take_along_axis(pools, order, 1), np.take_along_axis(similarity, order, 1))
 
 
 def softmax_entropy(similarity: np.ndarray) -> float:
@@ -175,3 +178,47 @@ def hubness(cited: np.ndarray, proposals: int) -> float:
 def _rows(candidates: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Rows of candidates by their numbers, -1 for -1."""
     return np.append(candidates, -1)[numbers]
+
+
+def _choose(gallery: Gallery, video: str, options: IndexOptions, n: int, epoch: int) -> Neighbours:
+    """The n of each proposal's pool that `options.select` prefers, the preferred first."""
+    start, stop = gallery.spans[video]
+    candidates, excluded = _in_scope(gallery, start, stop, options)
+    queries = gallery.embeddings[start:stop]
+    if options.pool == "all" and options.select not in ("random", "oracle"):
+        index = gallery.index if candidates is gallery.eligible else build_index(gallery.embeddings[candidates])
+        least = options.select == "least_similar"
+        found, similarity = search_outside(index, -queries if least else queries, excluded, n)
+        if least:
+            similarity = np.where(found < 0, -np.inf, -similarity)
+        return Neighbours(_rows(candidates, found), similarity)
+    if options.pool == "all" and gallery.poses is not None:
+        drawn = nearest_poses(gallery.poses[start:stop], gallery.poses[candidates], excluded, n)
+    else:  # n at random of a pool that is drawn, or of all, are a draw of n
+        size = n if options.select == "random" or options.pool == "all" else options.pool
+        numbers = gallery.proposals[start:stop]
+        drawn = draw_pools(video, numbers, len(candidates), excluded, size, options.seed, epoch)
+    pools, distance = _rows(candidates, drawn), None
+    if gallery.poses is not None:
+        distance = np.where(pools < 0, np.inf, pose_distance(gallery.poses[start:stop], gallery.poses[pools]))
+        pools = np.where(np.isinf(distance), -1, pools)
+    similarity = pool_similarity(gallery.embeddings, queries, pools)
+    if options.select == "least_similar":
+        return cheapest(pools, similarity, np.where(pools < 0, np.inf, similarity), n)
+    return cheapest(pools, similarity, -similarity if distance is None else distance, n)
+
+
+def _in_scope(gallery: Gallery, start: int, stop: int, options: IndexOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that may be references of the proposals of a video's rows start to stop, and (Q, 2) numbers [first, end)
+    among them that each may not take.
+    """
+    first, last = np.searchsorted(gallery.eligible, (start, stop))  # the video's own
+    if options.select == "other_video":
+        return gallery.eligible, np.tile([first, last], (stop - start, 1))
+    own = gallery.frames[gallery.eligible[first:last]]
+    excluded = excluded_range(own, gallery.frames[start:stop], options.exclude_window)
+    if options.causal:
+        excluded[:, 1] = len(own)
+    if options.scope == "dataset":
+        return gallery.eligible, excluded + first
+    return gallery.eligible[first:last], excluded

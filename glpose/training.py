@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from glpose.ahead import one_ahead
 from glpose.batches import Batch, Portion, make_batch, plan_epoch, portions
+from glpose.data.resident import positions_within
 from glpose.examples import Examples
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
@@ -109,7 +110,7 @@ def train_heads(
 def new_trainee(examples: Examples, heads: HeadOptions, options: TrainOptions, ranks: Ranks) -> Trainee:
     """New heads and their optimiser. Weights depend on `options.seed` alone, not on what else is trained."""
     split = examples.split
-    offsets = tuple(offset for offset in split.offsets if abs(offset) <= heads.k)
+    offsets = tuple(split.offsets[position] for position in positions_within(split.offsets, heads.k, heads.causal))
     torch.manual_seed(options.seed)
     model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads).to(split.device).train()
     return Trainee(Trained(model), ranks.wrap(model), torch.optim.Adam(model.parameters(), lr=options.lr))

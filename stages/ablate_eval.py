@@ -41,7 +41,7 @@ def prepare(context: Context) -> Split:
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write one row's scores."""
     config = context.config
-    videos = evaluated_videos(context, shared, {unit: predict(config, shared, context.output("ablate", unit))})
+    videos = evaluated_videos(context, shared, {unit: predict(config, shared, context.output("ablate", unit))[-1]})
     options = config.eval.model_copy(update={"submission": False})
     with tempfile.TemporaryDirectory(prefix="glpose-") as folder:
         scores = scorer(config)(Path(folder), videos, options)

@@ -113,7 +113,27 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 _stage_command("render", "Render the clips of a pipeline with generated data.")
-_stage_command("extract", "Store backbone features of every box and of its neighbouring frames.")
+
+
+@app.command()
+def extract(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    force: Force = False,
+    plan: Plan = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Then store image crops of the train split too, which finetune reads.")
+    ] = False,
+) -> None:
+    """Store backbone features of every box and of its neighbouring frames."""
+    context = _context(pipeline, config, settings, videos)
+    _run("extract", context, force=force, plan=plan)
+    if crops:
+        _run("crops", context, force=force, plan=plan)
+
+
 _stage_command("index", "Find every person's most similar references in the video.")
 _stage_command("train", "Train the heads on stored features.")
 _stage_command("eval", "Score the evaluation split; write predictions and pictures.")
@@ -173,13 +193,29 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet on generated frames: how the weights that ship as `demo` were made."""
+    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 
     from stages.pretrain import pretrain as pretrain_stage
 
-    pretrain_stage(context.config, out, Console())
+    pretrain_stage(context, out, Console())
+
+
+@app.command()
+def finetune(
+    pipeline: Pipeline,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the new backbone and its heads.")],
+    config: Config = None,
+    settings: Settings = None,
+) -> None:
+    """Train backbone and heads on from augmented crops (extract --crops); interrupted, it goes on where it was."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.finetune import finetune as finetune_stage
+
+    finetune_stage(context, out, Console())
 
 
 @app.command("train-detector")
@@ -250,19 +286,29 @@ def inspect(
 @app.command()
 def export(
     pipeline: Pipeline,
-    hdf5: Annotated[Path, typer.Option("--hdf5", metavar="FILE", help="File to write.")],
+    hdf5: Annotated[
+        Path | None, typer.Option("--hdf5", metavar="FILE", help="Write features, proposals and neighbours there.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", metavar="FILE", help="Write trained heads there.")] = None,
     config: Config = None,
     settings: Settings = None,
-    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")] = "*",
-    split: Annotated[str | None, typer.Option(help="Only videos of the train or eval split.")] = None,
+    videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="HDF5: of videos that match.")] = "*",
+    split: Annotated[str | None, typer.Option(help="HDF5: of videos of the train or eval split.")] = None,
+    variant: Annotated[str, typer.Option(help="ONNX: which heads, glpose or single_frame.")] = "glpose",
 ) -> None:
-    """Write features, proposals and neighbours to one self-describing HDF5 file, to share or archive."""
+    """Write the store to one self-describing HDF5 file, to share or archive, or trained heads to an ONNX file."""
+    if (hdf5 is None) == (onnx is None):
+        raise typer.BadParameter("give one of --hdf5 FILE and --onnx FILE")
     context = _context(pipeline, config, settings, videos)
     from rich.console import Console
 
     from stages.export import export as export_store
+    from stages.export import export_onnx
 
-    export_store(context, hdf5, Console(), split=split)
+    if hdf5 is not None:
+        export_store(context, hdf5, Console(), split=split)
+    if onnx is not None:
+        export_onnx(context, variant, onnx, Console())
 
 
 @app.command("import")

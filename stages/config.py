@@ -15,10 +15,12 @@ from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, Validati
 from glpose.options import (
     AblateOptions,
     ClusterOptions,
+    CropOptions,
     DataOptions,
     DetectOptions,
     EvalOptions,
     ExtractOptions,
+    FinetuneOptions,
     IndexOptions,
     NoCluster,
     Options,
@@ -49,8 +51,10 @@ class PipelineConfig(Options):
     train_detector: TrainDetectorOptions = TrainDetectorOptions()
     detect: DetectOptions = DetectOptions()
     extract: ExtractOptions = ExtractOptions()
+    crops: CropOptions = CropOptions()
     index: IndexOptions = IndexOptions()
     train: TrainOptions = TrainOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
     eval: EvalOptions = EvalOptions()
     ablate: AblateOptions = AblateOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
@@ -65,9 +69,57 @@ class PipelineConfig(Options):
             raise ValueError(f"train.heads.k = {heads.k} needs extract.k >= {heads.k}, it is {self.extract.k}")
         if heads.n > self.index.n:
             raise ValueError(f"train.heads.n = {heads.n} needs index.n >= {heads.n}, it is {self.index.n}")
+        if self.train.augment == "views" and self.extract.views == 1:
+            raise ValueError("train.augment: views needs some in the store: set extract.views=4, say, and run extract")
+        if self.eval.flip and not self.extract.mirror:
+            raise ValueError(
+                "eval.flip needs mirrored views in the store: set extract.mirror=true and run extract again"
+            )
         if heads.per_channel and self.index.similarity != "inner_product":
             raise ValueError(
                 "train.heads.per_channel weighs by inner products: it needs index.similarity inner_product"
+            )
+        if heads.causal and heads.n and not self.index.causal:
+            raise ValueError("train.heads.causal needs index.causal: references would be of later frames too")
+        sources = {self.detect.train.source, self.detect.eval.source}
+        if self.index.select != "most_similar" and heads.n not in (0, self.index.n):
+            raise ValueError(
+                f"index.select {self.index.select} chooses index.n = {self.index.n} references, of which heads of "
+                f"train.heads.n = {heads.n} would see the most similar: give both the same number"
+            )
+        if self.index.select == "oracle" and sources != {"annotations"}:
+            raise ValueError(
+                "index.select oracle compares annotated poses: it needs detect.train.source and detect.eval.source "
+                "annotations"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_are_evaluated(self) -> PipelineConfig:
+        heads = self.train.heads
+        for name, fewer, trained in (("k", self.eval.k, heads.k), ("n", self.eval.n, heads.n)):
+            if fewer is None:
+                continue
+            if fewer > trained:
+                raise ValueError(f"eval.{name} = {fewer}, but the heads have places for train.heads.{name} = {trained}")
+            if heads.inputs == "key_copies":
+                raise ValueError(f"eval.{name} means nothing to heads with train.heads.inputs key_copies: set it null")
+        if self.eval.n is not None and self.index.select != "most_similar":
+            raise ValueError(f"eval.n keeps the most similar references, not those of index.select {self.index.select}")
+        if self.eval.k is not None and self.extract.edge != "repeat_key":
+            raise ValueError(
+                "eval.k puts the key frame in the place of others, which heads meet in training with extract.edge "
+                f"repeat_key alone: train with train.heads.k = {self.eval.k} instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crops_hold_every_view(self) -> PipelineConfig:
+        crops, views = self.crops, self.finetune
+        if views.rotation > crops.rotation or views.scale[1] > crops.scale or (views.half_body and not crops.half_body):
+            raise ValueError(
+                "the crop store must hold every view of finetune: crops.rotation >= finetune.rotation, crops.scale >= "
+                "the end of finetune.scale, and crops.half_body unless finetune.half_body is 0"
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
-from glpose.evaluation import predict_poses
+from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
+from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
 from stages.runtime import choose_device
@@ -49,8 +50,9 @@ SCORERS: dict[str, Scorer] = {
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options, PCK's where it is computed, which variants stand in the table, and the joint set if it is a file."""
-    unused = {"pck"} if scorer(config) is score_posetrack else None
+    unused = {"pck", *eval_rows.FILES} if scorer(config) is score_posetrack else eval_rows.FILES
     options = {**config.eval.model_dump(mode="json", exclude=unused), "variants": list(variants(config))}
+    options |= eval_rows.digests(config)
     if config.data.kind == "coco":
         options["joint_set"] = fingerprint(asdict(joint_set(config.data)))
     return options
@@ -71,7 +73,14 @@ def prepare(context: Context) -> Split:
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     """Write ground truth, predictions of every variant, their scores, and the pictures."""
     config, out = context.config, attempt.path
-    poses = {name: predict(config, shared, context.output("train", name)) for name in variants(config)}
+    poses = {
+        _named(name, way, config): found
+        for name in variants(config)
+        for way, found in zip(
+            decodings(config.eval), predict(config, shared, context.output("train", name)), strict=True
+        )
+    }
+    poses |= eval_rows.poses(context, shared)
     videos = evaluated_videos(context, shared, poses)
     scores = scorer(config)(out, videos, config.eval)
     write_json(out / "scores.json", scores.results)
@@ -84,7 +93,8 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
     write_json(out / "context.json", about)
     (out / "table.txt").write_text(_table(config, scores) + "\n")
     if config.eval.overlay:
-        _draw(out, videos[0], joint_set(config.data))
+        drawn = {variant: videos[0].poses[variant] for variant in variants(config)}
+        _draw(out, replace(videos[0], poses=drawn), joint_set(config.data))
     attempt.meta = {"mean": {name: number_or_none(mean) for name, mean in scores.mean.items()}}
     return ""
 
@@ -118,11 +128,23 @@ def truth_digests(context: Context) -> list[str]:
     return [inputs_digest(ref, open_video(ref)) for ref in refs]
 
 
-def predict(config: PipelineConfig, split: Split, trained: Place) -> np.ndarray:
-    """(P, J, 3) poses of all proposals of the split, by heads in a folder that training has filled."""
+def predict(config: PipelineConfig, split: Split, trained: Place) -> list[np.ndarray]:
+    """(P, J, 3) poses of all proposals of the split, by heads in a folder that training has filled.
+
+    One for each of `decodings(config.eval)`: what was asked for is the last.
+    """
     with local_file(trained / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
         model = load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
-    return predict_poses(model, split.features, split.references, config.eval.score, config.runtime.batch_size)
+    return predict_poses(
+        model, split.features, split.references, config.eval.score, config.runtime.batch_size,
+        k=config.eval.k, n=config.eval.n, ways=decodings(config.eval), sigma=config.train.sigma,
+        flip_order=joint_set(config.data).flip_order,
+    )  # fmt: skip
+
+
+def _named(variant: str, way: Decoding, config: PipelineConfig) -> str:
+    """The name of a variant's results: its own for the decoding that was asked for, else with the decoding's."""
+    return variant if way == decodings(config.eval)[-1] else f"{variant}_{way.name}"
 
 
 def evaluated_videos(context: Context, split: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
@@ -145,8 +167,7 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 
 def variant_labels(config: PipelineConfig) -> dict[str, str]:
     """What tables call each variant."""
-    heads = config.train.heads
-    return {"glpose": f"GLPose (k={heads.k}, n={heads.n})", "single_frame": "single frame (k=0, n=0)"}
+    return {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
 
 
 def _table(config: PipelineConfig, scores: Scores) -> str:
@@ -154,11 +175,45 @@ def _table(config: PipelineConfig, scores: Scores) -> str:
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
-    rows = scores.table({name: labels[name] for name in sorted(scores.results, reverse=True)})
-    notes = [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
+    ways, ordered = decodings(config.eval), sorted(variants(config), reverse=True)
+    rows = scores.table(
+        {
+            _named(variant, way, config): labels[variant] + (f", {way.words}" if len(ways) > 1 else "")
+            for variant in ordered
+            for way in ways
+        }
+        | eval_rows.labels(config)
+    )
+    notes = [_effect(config, variant, labels[variant], scores) for variant in ordered] if len(ways) > 1 else []
+    notes += [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
     if len(scores.problems) > PROBLEMS_SHOWN:
         notes.append(f"note: {len(scores.problems) - PROBLEMS_SHOWN} more in scores.json")
     return "\n".join([heading, *([config.note] if config.note else []), rows, *notes])
+
+
+def _effect(config: PipelineConfig, variant: str, label: str, scores: Scores) -> str:
+    """What DARK and the flip test change, on the same heatmaps."""
+    steps = [f"{scores.mean[_named(variant, way, config)]:.2f} {way.words}" for way in decodings(config.eval)]
+    return f"{label}, {scores.metric}: {' -> '.join(steps)}"
+
+
+def heads_in_words(config: PipelineConfig) -> str:
+    """How many local frames and references the evaluated heads see, and which, where they are not the paper's."""
+    heads, index = config.train.heads, config.index
+    k, n = (
+        f"{name}={trained}" if fewer in (None, trained) else f"{name}={fewer} of {trained} trained"
+        for name, fewer, trained in (("k", config.eval.k, heads.k), ("n", config.eval.n, heads.n))
+    )
+    words = [k, n]
+    if heads.inputs == "key_copies":
+        words.append("fed copies of the key frame")
+    elif heads.n and index.select != "most_similar":
+        words.append(f"references: {index.select}")
+    if heads.causal:
+        words.append("causal")
+    elif heads.n and index.causal:
+        words.append("references of earlier frames")
+    return ", ".join(words if heads.weighted else [*words, "no weights"])
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:

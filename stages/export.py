@@ -1,21 +1,28 @@
-"""export and import: whole videos with features as one HDF5 file to share or to archive, and back."""
+"""export and import: whole videos with features as one HDF5 file to share or to archive, and back; heads as ONNX."""
 
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from glpose.data.dataset import joint_set
+from glpose.heatmaps import STRIDE
+from glpose.models.checkpoints import load_heads, read_metadata
+from glpose.onnx_export import write_onnx
 from stages.console import counting, say
 from stages.run import check_owner
 from stages.stage import Context
+from stages.train import CHECKPOINTS
 from store.archive import export_hdf5, import_hdf5, split_videos
-from store.errors import ConfigError
-from store.places import place
+from store.errors import CheckpointError, ConfigError, NotCommitted, StoreError
+from store.places import local_file, place
 from store.reader import Store, open_store
+from store.record import Record
 
 
 def export(context: Context, out: Path, console: Console, *, split: str | None = None) -> None:
@@ -50,6 +57,55 @@ def import_(file: Path, work: str | Path, console: Console) -> None:
             f"  {number} files have the same contents in other bytes than were exported, as other releases of zarr or "
             f"pyarrow write them; first {video}: {names[0]}",
         )
+
+
+def export_onnx(context: Context, variant: str, out: Path, console: Console) -> None:
+    """Write the heads of one variant that are in force into a new ONNX file `out`, with what a user of it must know.
+
+    They are those of `eval.checkpoint`. NotCommitted where they are not trained, StoreError where `out` exists,
+    CheckpointError where the pipeline's joints are others, ConfigError where there is no best checkpoint, or without
+    the extra `onnx`.
+    """
+    check_owner(context)
+    if out.exists():
+        raise StoreError(f"{out} exists already: choose another file, or remove it")
+    after = _record_of(context)["after"]
+    crop_size = after["extract"]["parameters"]["crop_size"]
+    path = context.output("train", variant) / CHECKPOINTS[context.config.eval.checkpoint]
+    if not path.exists():
+        raise ConfigError("eval.checkpoint: best is not there: heads were trained without held-out videos")
+    with local_file(path) as checkpoint:
+        described = read_metadata(checkpoint)
+        heads = load_heads(checkpoint, space=described["space"])
+    joints = joint_set(context.config.data)
+    if (joints.name, str(len(joints))) != (described["joints"], described["num_joints"]):
+        raise CheckpointError(
+            f"the heads are of {described['num_joints']} joints ({described['joints']}), the pipeline's data has "
+            f"{len(joints)} ({joints.name})"
+        )
+    metadata = {
+        "joints": json.dumps(joints.joints),
+        "k": str(heads.options.k),
+        "n": str(heads.options.n),
+        "offsets": json.dumps(heads.offsets),
+        "heads": heads.options.model_dump_json(),
+        "similarity": after["index"]["parameters"]["similarity"],
+        "backbone": described["backbone"],
+        "space": described["space"],
+        "crop_size": json.dumps(crop_size),
+    }
+    size = crop_size[0] // STRIDE, crop_size[1] // STRIDE
+    difference = write_onnx(heads, int(described["channels"]), size, out, metadata)
+    about = f"{variant}, {len(joints)} joints, maps of {described['channels']} x {size[0]} x {size[1]}"
+    say(console, f"{out}: {about}, {out.stat().st_size / 1e6:.1f} MB; onnxruntime differs by {difference:.1g} at most")
+
+
+def _record_of(context: Context) -> Record:
+    """Of the heads in force. NotCommitted where none were trained."""
+    record = context.folder("train").record_in_force()
+    if record is None:
+        raise NotCommitted(f"train has not run yet for pipeline {context.config.name!r}: there are no heads to export")
+    return record
 
 
 def _chosen(store: Store, pattern: str, split: str | None) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from glpose.data.dataset import open_video
+from glpose.data.dataset import joint_set, open_video
 from glpose.extraction import VERSION, Backbone, extract_video, feature_schema, load_backbone
 from glpose.models.checkpoints import resolve_checkpoint
+from glpose.views import planned_views, view_affines
 from stages.config import PipelineConfig
 from stages.runtime import choose_device
 from stages.stage import Context, Stage, video_units
@@ -19,14 +20,23 @@ from store.tables import BOX, merge_tables, read_table, write_table
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options; the checkpoint by its contents."""
-    options = config.extract.model_dump(mode="json", exclude={"checkpoint", "width"})
+    """All options but `mirror`, those of augmented views only where there are some; the checkpoint by its contents."""
+    unused = {"checkpoint", "width", "mirror"}
+    unused |= {"views", "augmentation", "view_seed"} if config.extract.views == 1 else set()
+    options = config.extract.model_dump(mode="json", exclude=unused)
     return {**options, "checkpoint": file_digest(resolve_checkpoint(config.extract.checkpoint))}
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the video's proposals and frames."""
-    return fingerprint([context.commit("detect", unit).digest, open_video(context.video(unit)).frames.fingerprint()])
+    """Digest of the video's proposals and frames, and of whether its mirrored view is asked for.
+
+    Were that in the record, whoever wants the flip test would extract and train everything anew, not only what eval
+    looks at.
+    """
+    ref = context.video(unit)
+    mirrored = context.config.extract.mirror and "eval" in ref.ranges
+    asked = ["mirrored"] if mirrored else []
+    return fingerprint([context.commit("detect", unit).digest, open_video(ref).frames.fingerprint(), *asked])
 
 
 def prepare(context: Context) -> Backbone:
@@ -42,18 +52,26 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
     frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
     unreadable = [frame for frame, _ in context.commit("detect", unit).meta["unreadable"]]
     batch_size = context.config.runtime.batch_size
+    views, mirrored = planned_views(set(table["split"]), options)
+    joints = joint_set(context.config.data) if views - (mirrored is not None) > 1 else None
+    keypoints = [None if row is None else row.reshape(-1, 3) for row in table["keypoints"]]
+    affines = view_affines(unit, boxes, keypoints, joints, options, views, mirrored)
     proposal = 0
     with (
-        closing(extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable)) as maps,
-        FeatureWriter(attempt.path, feature_schema(options, shared), len(table)) as writer,
+        closing(
+            extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable, affines)
+        ) as maps,
+        FeatureWriter(attempt.path, feature_schema(options, shared, views, mirrored), len(table)) as writer,
     ):
         for proposal, (key, local) in enumerate(maps):
             try:
-                writer.append(key, local)
+                writer.append(key, local, affines[proposal])
             except ValueError as error:
                 raise DataError(f"video {unit!r}, proposal {proposal}: {error}") from None
     write_table(attempt.path, "proposals", table)
     attempt.meta = {"proposals": len(table), "space": shared.space, "backbone": shared.name}
+    if views > 1:
+        attempt.meta["views"] = views
     return "; ".join(shared.limit.told())
 
 
@@ -62,8 +80,9 @@ def finish(context: Context) -> list[str]:
     commits = context.commits("extract")
     merge_tables(context.folder("extract"), commits, "proposals")
     total, size = sum(c.meta["proposals"] for c in commits.values()), sum(c.bytes for c in commits.values())
-    maps = total * (1 + 2 * context.config.extract.k)
-    return [f"  features of {total} proposals ({maps} maps) in {len(commits)} videos, {size / 1e6:.1f} MB"]
+    stored = sum(c.meta["proposals"] * c.meta.get("views", 1) for c in commits.values())
+    maps = f"{stored * (1 + 2 * context.config.extract.k)} maps" + (f" of {stored} views" if stored > total else "")
+    return [f"  features of {total} proposals ({maps}) in {len(commits)} videos, {size / 1e6:.1f} MB"]
 
 
 STAGE = Stage(

@@ -1,4 +1,4 @@
-"""index: a FAISS index of every video's embeddings, and each proposal's most similar references."""
+"""index: a FAISS index of every video's embeddings, and each proposal's references, by default the most similar."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from glpose.options import IndexOptions
 from glpose.retrieval import (
     Gallery,
     Neighbours,
@@ -24,10 +25,11 @@ from store.features import VideoFeatures
 from store.folder import Attempt
 from store.index import build_index, made_from, write_index
 from store.record import number_or_none
-from store.tables import merge_tables, read_table, read_tables, write_table
+from store.tables import BOX, merge_tables, read_table, read_tables, write_table
 
 VERSION = 2
 COLUMNS = ["video", "proposal", "frame", "score", "split"]  # of the proposals, that galleries are made of
+POSES = [*BOX, "keypoints"]  # and those that the oracle needs besides
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
     """
     options = context.config.index
     folder, files = context.output("extract", unit), context.commit("extract", unit).files
-    table = read_table(folder, "proposals", COLUMNS)
+    table = read_table(folder, "proposals", _columns(options))
     embeddings = VideoFeatures(folder, unit, files).embedding[:, 0]
     write_index(attempt.path, build_index(comparable(embeddings, options.similarity)))
     parts, similarity = [], [np.empty((0, options.n))]
@@ -115,6 +117,10 @@ def finish(context: Context) -> list[str]:
     ]
 
 
+def _columns(options: IndexOptions) -> list[str]:
+    return [*COLUMNS, *POSES] if options.select == "oracle" else COLUMNS
+
+
 def _gallery_digests(context: Context, unit: str) -> dict[str, str]:
     """Of each split of a video, the digest of what its references are looked for in; none with scope video."""
     if context.config.index.scope == "video":
@@ -133,7 +139,7 @@ def _gallery_digests(context: Context, unit: str) -> dict[str, str]:
 def _load_gallery(context: Context, split: str) -> SplitGallery:
     """Read the proposals and embeddings of all videos of a split, in order of their names."""
     folder, videos = context.folder("extract"), split_videos(context, split)
-    table = read_tables(folder, context.features, "proposals", COLUMNS)
+    table = read_tables(folder, context.features, "proposals", _columns(context.config.index))
     table = table.loc[(table["split"] == split) & table["video"].isin(videos)].reset_index(drop=True)
     embeddings = []
     for video, rows in table.groupby("video").indices.items():

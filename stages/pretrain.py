@@ -1,47 +1,89 @@
-"""pretrain: a single-frame HRNet on generated frames; writes one checkpoint with its recipe and its figures."""
+"""pretrain: a single-frame HRNet on generated frames or on a data set; one checkpoint with its recipe and figures."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from glpose.keypoints import POSETRACK
+from glpose.data.dataset import joint_set, open_video
+from glpose.generated_people import GeneratedPeople
+from glpose.labelled_people import LabelledPeople, Person, labelled_people
 from glpose.models.checkpoints import save_checkpoint
-from glpose.pretraining import held_out_pck, new_network
+from glpose.options import PretrainOptions
+from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
-from stages.config import PipelineConfig
+from stages.console import say
 from stages.runtime import choose_device
+from stages.stage import Context
 from store.errors import StoreError
 
+LINES = 20  # of progress where there is no terminal to draw a bar on
 
-def pretrain(config: PipelineConfig, out: Path, console: Console) -> Path:
-    """Train and write the checkpoint (float16 tensors); returns `out`. StoreError if it exists."""
+
+def pretrain(context: Context, out: Path, console: Console) -> Path:
+    """Train and write the checkpoint (float16 tensors); returns `out`. StoreError if it exists.
+
+    Meanwhile `out` with .training behind it holds the state: an interrupted training goes on from there.
+    """
     if out.exists():
         raise StoreError(f"{out} exists already: name another with --out, or delete it")
-    options = config.pretrain
-    device = choose_device(config.runtime)
+    options, runtime = context.config.pretrain, context.config.runtime
+    device = choose_device(runtime)
+    held_out: list[Person] = []
+    if options.source == "generated":
+        people = GeneratedPeople(options)
+    else:
+        people = LabelledPeople(options, _people(context, "train"), joint_set(context.config.data))
+        held_out = _people(context, "eval")
+        say(console, f"pretrain: {len(people.people)} people to train on, {len(held_out)} held out")
+    model = new_network(options, people.joints)
+    figures = {}
+    if options.source == "data" and options.init is not None and held_out and options.eval_people:
+        figures["pck_before"] = held_out_pck(options, model, held_out, device)
+    state = out.with_name(out.name + ".training")
     columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("pretrain")
 
-        def report(seen: int, total: int, loss: float) -> None:
-            progress.update(task, completed=seen, total=total, description=f"pretrain {seen}/{total} loss {loss:.4f}")
+        def report(step: int, steps: int, loss: float) -> None:
+            line = f"pretrain {step}/{steps} loss {loss:.4g}"
+            progress.update(task, completed=step, total=steps, description=line)
+            if not console.is_terminal and step % max(1, steps // LINES) == 0:
+                say(console, f"  {line}")
 
-        model = train_network(options, new_network(options, len(POSETRACK)), device, config.runtime.workers, report)
-    figures = held_out_pck(options, model, device)
+        model = train_network(options, people, model, device, runtime.workers, report, state)
+    if options.source == "generated":
+        figures |= {f"pckh_{name}": value for name, value in held_out_pckh(options, model, device).items()}
+    elif held_out and options.eval_people:
+        figures["pck"] = held_out_pck(options, model, held_out, device)
     metadata = {
-        "recipe": options.model_dump_json(),
-        "joints": POSETRACK.name,
-        **{f"pckh_{name}": f"{value:.1f}" for name, value in figures.items()},
+        "recipe": options.model_copy(update={"loss": options.loss_taken}).model_dump_json(),
+        "joints": people.joints.name,
+        "joint_names": json.dumps(people.joints.joints),
+        **{name: f"{value:.1f}" for name, value in figures.items() if math.isfinite(value)},
     }
     tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
     save_checkpoint(out, tensors, metadata)
-    console.print(
-        f"{out}: HRNet-W{options.width}, PCKh@0.5 on held-out generated frames {figures['visible']:.1f} % of visible, "
-        f"{figures['hidden']:.1f} % of hidden joints",
-        highlight=False,
-    )
+    state.unlink(missing_ok=True)
+    say(console, f"{out}: HRNet-W{options.width}, {_words(options, figures)}")
     return out
+
+
+def _people(context: Context, split: str) -> list[Person]:
+    """Annotated people of a split; none where the data set has no such split."""
+    return labelled_people([open_video(ref) for ref in context.videos if split in ref.ranges], split)
+
+
+def _words(options: PretrainOptions, figures: dict[str, float]) -> str:
+    if options.source == "generated":
+        visible, hidden = figures["pckh_visible"], figures["pckh_hidden"]
+        return f"PCKh@0.5 on held-out generated frames {visible:.1f} % of visible, {hidden:.1f} % of hidden joints"
+    if "pck" not in figures:
+        return "no annotated eval split to measure it on"
+    before = f", {figures['pck_before']:.1f} % before" if "pck_before" in figures else ""
+    return f"PCK@0.2 of the box on the eval split {figures['pck']:.1f} %{before}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from stages import ablate, ablate_eval, detect, evaluate, extract, index, render, train
+from stages import ablate, ablate_eval, crops, detect, evaluate, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
@@ -23,13 +23,14 @@ STAGES: dict[str, Stage] = {
     "render": render.STAGE,
     "detect": detect.STAGE,
     "extract": extract.STAGE,
+    "crops": crops.STAGE,
     "index": index.STAGE,
     "train": train.STAGE,
     "eval": evaluate.STAGE,
     "ablate": ablate.STAGE,
     "ablate_eval": ablate_eval.STAGE,
 }
-ASIDE = ("ablate", "ablate_eval")  # run by commands of their own, not with a pipeline
+ASIDE = ("crops", "ablate", "ablate_eval")  # made where they are asked for, not with a pipeline
 
 OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
 
@@ -60,7 +61,10 @@ class Survey:
 
 
 def stages_of(context: Context) -> list[Stage]:
-    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos."""
+    """The stages that a pipeline needs, in order. Heads and scores are of whole splits: not with --videos.
+
+    Crops are for fine-tuning alone, and made where they are asked for (`extract --crops`).
+    """
     kind = context.config.data.kind
     names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "generated")]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on

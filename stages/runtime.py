@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from glpose.host_memory import keep_freed_memory
 from glpose.options import RuntimeOptions
 from glpose.ranks import local_rank
 from store.errors import ConfigError
@@ -17,7 +18,11 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds that 
 
 
 def choose_device(options: RuntimeOptions) -> torch.device:
-    """The device to compute on; also sets the number of CPU threads. ConfigError for a device that is not there."""
+    """The device to compute on; also sets this process's CPU threads and how it keeps memory.
+
+    ConfigError for a device that is not there.
+    """
+    keep_freed_memory()
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), given_cores()))
     cv2.setNumThreads(1)  # frames and crops are small, and its threads would stand in the way of torch's
     if options.device == "auto":

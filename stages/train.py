@@ -11,6 +11,7 @@ from typing import Any
 
 import store
 from glpose.data.dataset import joint_set
+from glpose.data.resident import positions_within
 from glpose.data.windows import SplitFeatures, open_split
 from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import save_checkpoint
@@ -78,7 +79,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     """Bring what heads of k and n need of a split's videos (all by default) to where they can use it.
 
     Heads and scores are of whole splits, whatever --videos says. TrainingError if no video has frames in it,
-    NotCommitted where one has no features or no index, or the index is of other features.
+    NotCommitted where one has no features or no index, or the index is of other features, StoreError where mirrored
+    views are needed and not stored.
     """
     config = context.config
     videos = split_videos(context, split) if videos is None else videos
@@ -90,6 +92,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     features = open_split(
         stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
         videos=videos, asked=config.runtime.residency, window=config.train.window,
+        views=config.extract.views if split == "train" and config.train.augment == "views" else 1,
+        mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
     return Split(features, stored_references(features.table, stored.neighbours(videos), n))
@@ -213,7 +217,7 @@ def _keep_last_good(shared: Training, units: Mapping[str, HeadOptions], state: P
         return ""
     offsets = shared.examples.split.offsets
     for unit, heads in units.items():
-        own = [offset for offset in offsets if abs(offset) <= heads.k]
+        own = [offsets[position] for position in positions_within(offsets, heads.k, heads.causal)]
         path = state.with_name(f"{unit}-epoch-{epoch}.safetensors")
         save_checkpoint(path, parts[unit]["model"], heads_metadata(shared, heads, own))
     return f"; the weights after epoch {epoch} are in {state.parent}"

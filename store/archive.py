@@ -5,6 +5,7 @@ The file explains itself to any HDF5 tool (P proposals; dimensions carry their n
     record, index_record                 JSON: what made the features, and the index if there is one; attribute digest
     videos/NAME                          attributes: those of the Zarr group (dtype, codec, backbone, space ...)
     videos/NAME/key, key_scale, local, local_scale, embedding      the arrays as stored; features = key * key_scale
+    videos/NAME/affine                   frame px to crop px of every view, where there are several
     videos/NAME/offset                   frame offsets along `local`'s axis, its dimension scale
     videos/NAME/proposals/COLUMN         the table, see `store.hdf5_tables`
     videos/NAME/commit, schema, attributes                         JSON: the commit with its files' SHA-256, and so on
@@ -56,6 +57,7 @@ FORMAT = 1  # readers refuse a newer one
 DESCRIPTION = (
     "Features of people in videos, /videos/NAME. key, local: maps of each proposal and of its box in the neighbouring "
     "frames; where dtype is uint8, the feature is key * key_scale, local * local_scale, a scale per map and channel. "
+    "affine: px of the frame to px of the crop, of each view; absent where the box's clean crop is the only one. "
     "proposals: boxes in px of the frame, keypoints as x, y, flag. Dimensions have labels, arrays an attribute sha256."
 )
 

@@ -48,7 +48,7 @@ def write_features(group: h5py.Group, features: VideoFeatures, stage: StageFolde
     _check_files(stage, commit, lambda name: name.startswith(f"{GROUP}/") or name == "proposals.parquet")
     attributes = dict(features.group.attrs)
     _write_commit(group, commit)
-    write_json_text(group, "schema", features.schema.model_dump(mode="json"))
+    write_json_text(group, "schema", features.schema.attributes)
     write_json_text(group, "attributes", attributes)
     set_attributes(group, {name: _attribute(value) for name, value in attributes.items()})
     for name in features.keys():  # noqa: SIM118 (not a dict)
@@ -65,9 +65,10 @@ def read_features(group: h5py.Group, folder: Path, damage: Damage) -> None:
         schema = FeatureSchema.model_validate(read_json_text(group, "schema"))
         attributes = read_json_text(group, "attributes")
         count = len(array_of(group, "key"))
+        affine = f"{GROUP}/affine/zarr.json" in read_commit(group).files
         table = read_columns(group_of(group, "proposals"), SCHEMAS["proposals"])
     made = zarr.open_group(folder / GROUP, mode="w", zarr_format=3, attributes=attributes)
-    create_arrays(made, schema, count)
+    create_arrays(made, schema, count, affine=affine)
     for name, array in made.arrays():
         with damage():
             stored = array_of(group, name)

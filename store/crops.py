@@ -67,25 +67,30 @@ def context_region(
     regions: (m, 3) cx, cy, width, frame px, that a view starts from: the proposal's own and, where half a body may be
     shown, that of each half. A view shows one of them, made up to `scale` times as large and turned by up to
     +-`rotation` degrees, at view_size (height, width) px. crop_size: (height, width) px of the stored crop; its affine
-    is that of the returned region. A flip changes nothing.
-
-    A w x h rectangle turned by r covers w cos r + h sin r by w sin r + h cos r, which grow up to tan r = h / w and
-    w / h. A 384 x 288 view at 45 degrees and 1.35 needs 2.23 times its region's width and 1.69 times its height. One
-    pixel of the crop goes on every side to the interpolation.
+    is that of the returned region. A flip changes nothing. One pixel of the crop goes on every side to the
+    interpolation.
     """
-    view_height, view_width = view_size
     crop_height, crop_width = crop_size
-    aspect = view_height / view_width
-    turn = np.deg2rad(rotation)
-    across, along = min(turn, np.arctan(aspect)), min(turn, np.arctan(1 / aspect))
     regions = np.asarray(regions, np.float64).reshape(-1, 3)
-    half = np.stack([np.cos(across) + aspect * np.sin(across), aspect * np.cos(along) + np.sin(along)]) * (
-        scale * regions[:, 2:] / 2
-    )
+    half = np.array(view_extent(view_size, rotation=rotation, scale=scale)) * (regions[:, 2:] / 2)
     low, high = (regions[:, :2] - half).min(axis=0), (regions[:, :2] + half).max(axis=0)
     wide, tall = high - low
     width = max(wide * crop_width / (crop_width - 2), tall * crop_width / (crop_height - 2))
     return np.array([*(low + high) / 2, width])
+
+
+def view_extent(view_size: tuple[int, int], *, rotation: float, scale: float) -> tuple[float, float]:
+    """How far across and down the largest views of a region reach, over the region's width; see `context_region`.
+
+    A w x h rectangle turned by r covers w cos r + h sin r by w sin r + h cos r, which grow up to tan r = h / w and
+    w / h. A 384 x 288 view at 45 degrees and 1.35 needs 2.23 times its region's width and 1.69 times its height.
+    """
+    aspect = view_size[0] / view_size[1]
+    turn = np.deg2rad(rotation)
+    across, along = min(turn, np.arctan(aspect)), min(turn, np.arctan(1 / aspect))
+    return scale * float(np.cos(across) + aspect * np.sin(across)), scale * float(
+        aspect * np.cos(along) + np.sin(along)
+    )
 
 
 def crop_to_view(crop_affine: np.ndarray, view_affine: np.ndarray) -> np.ndarray:

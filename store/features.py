@@ -32,10 +32,8 @@ class FeatureWriter:
 
     def __init__(self, folder: Path, schema: FeatureSchema, proposals: int) -> None:
         self.schema = schema
-        self._group = zarr.open_group(
-            folder / GROUP, mode="w", zarr_format=3, attributes=schema.model_dump(mode="json")
-        )
-        create_arrays(self._group, schema, proposals)
+        self._group = zarr.open_group(folder / GROUP, mode="w", zarr_format=3, attributes=schema.attributes)
+        create_arrays(self._group, schema, proposals, affine=schema.views > 1)
         folders = {name: folder / GROUP / name for name in ("key", "local") if name in self._group}
         self._shards = {
             name: ShardWriter(path, parse_layout(json.loads((path / "zarr.json").read_text())))
@@ -44,13 +42,18 @@ class FeatureWriter:
         self._small: dict[str, list[np.ndarray]] = {"embedding": []}
         self._proposals, self._written = proposals, 0
 
-    def append(self, key: np.ndarray, local: np.ndarray) -> None:
+    def append(self, key: np.ndarray, local: np.ndarray, affine: np.ndarray | None = None) -> None:
         """Add the next proposal. key: (V, C, H, W), local: (V, 2k, C, H, W), float32, offsets in the schema's order.
 
-        ValueError if a value is not finite, or negative where uint8 is stored, or if all proposals are there already.
+        affine: (V, 2, 3) float64, frame px to the crop px of each view; one view alone is that of the box, and needs
+        and stores none. ValueError if a value is not finite, or negative where uint8 is stored, if affines are lacking,
+        or if all proposals are there already.
         """
         if self._written == self._proposals:
             raise ValueError(f"{self._proposals} proposals were announced, more are written")
+        several = self.schema.views > 1
+        if several and (affine is None or affine.shape != (self.schema.views, 2, 3) or not np.isfinite(affine).all()):
+            raise ValueError(f"{self.schema.views} views need finite affines, ({self.schema.views}, 2, 3)")
         rows: dict[str, np.ndarray] = {}
         for name, values in {"key": key, "local": local}.items():
             if name not in self._shards:
@@ -65,6 +68,8 @@ class FeatureWriter:
         for name, row in rows.items():  # all are sound: a refused proposal leaves nothing
             self._shards[name].append(row)
         self._small["embedding"].append(key.mean(axis=(-2, -1)))
+        if several and affine is not None:
+            self._small.setdefault("affine", []).append(affine)
         self._written += 1
 
     def __enter__(self) -> FeatureWriter:
@@ -79,7 +84,8 @@ class FeatureWriter:
             raise ValueError(f"{self._proposals} proposals were announced, {self._written} written")
         if self._proposals:
             for name, rows in self._small.items():
-                _array(self._group, name)[:] = np.stack(rows).astype(np.float32)
+                array = _array(self._group, name)
+                array[:] = np.stack(rows).astype(array.dtype)
 
 
 class VideoFeatures:
@@ -124,6 +130,12 @@ class VideoFeatures:
     def embedding(self) -> np.ndarray:
         """(P, V, C) float32: the mean of each key map over its grid."""
         return self.read("embedding")
+
+    def affine(self, rows: Any = slice(None)) -> np.ndarray | None:
+        """(n, V, 2, 3) float64: frame px to the crop px of every view of some proposals; it mirrors if its determinant
+        is negative. None where it is not stored: then every view is the clean crop, and its affine that of the box.
+        """
+        return self.read("affine", rows) if "affine" in self.group else None
 
     def reader(self, name: str) -> ShardReader:
         """A reader of `key` or `local` into buffers of one's own, for training."""

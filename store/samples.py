@@ -17,18 +17,21 @@ from store.tables import BOX
 class Sample:
     """One training sample, in numpy. Maps are float32 features of C channels on a grid of H x W, `stride` crop px each.
 
-    row: of the proposal in the store's table, without keypoints. view: which stored view of each the maps are of.
+    row: of the proposal in the store's table, without keypoints. view: which stored view of it the maps are of.
+    affine: (2, 3) float64, frame px to the view's crop px; None where the store has the clean crop of the box alone.
     box: (4,) float64 x1, y1, x2, y2, px of the original frame, clipped to it.
     keypoints: (J, 3) float32 x, y in px of the original frame and flag (0 absent, 1 annotated but not visible, 2
     visible), None where not annotated.
     key: (C, H, W), of the proposal's own crop.
     local: (2k, C, H, W), the same box in the frames at `offsets`, numbers of frames, negative before.
     references: (m, C, H, W), key maps of the m most similar proposals, best first; m is less than the index's n where
-    there are fewer. similarity: (m,) float32. reference_rows: their m rows of the table. m is 0 before `index` ran.
+    there are fewer. They are of the clean view, those of a mirrored sample of the mirrored one. similarity: (m,)
+    float32. reference_rows: their m rows of the table. m is 0 before `index` ran.
     """
 
     row: pd.Series
     view: int
+    affine: np.ndarray | None
     box: np.ndarray
     keypoints: np.ndarray | None
     key: np.ndarray
@@ -70,13 +73,17 @@ def read_sample(
             raise CorruptData(
                 f"features, proposals and index of {name!r} do not belong together; run verify, then index"
             )
-        maps[at] = features[name].key(chosen, [view])[:, 0]
+        maps[at] = features[name].key(chosen, [_reference_view(own, features[name], view)])[:, 0]
         rows.append(table.iloc[chosen].set_axis(at))
+    if view:
+        maps[0] = own.key([proposal], [view])[0, 0]
     described = pd.concat(rows).sort_index().drop(columns="keypoints")
     row = tables[video].iloc[proposal]
+    affine = own.affine([proposal])
     return Sample(
         row=described.iloc[0],
         view=view,
+        affine=None if affine is None else affine[0, view],
         box=row[BOX].to_numpy(np.float64),
         keypoints=row["keypoints"],
         key=maps[0],
@@ -86,3 +93,12 @@ def read_sample(
         similarity=found["similarity"].to_numpy(np.float32),
         reference_rows=described.iloc[1:].reset_index(drop=True),
     )
+
+
+def _reference_view(own: VideoFeatures, other: VideoFeatures, view: int) -> int:
+    """The view that references of a proposal in this view are shown in."""
+    if view == 0 or view != own.schema.mirrored:
+        return 0
+    if other.schema.mirrored is None:
+        raise StoreError(f"{other.video!r} has no mirrored view, as {own.video!r} has: run extract for all videos")
+    return other.schema.mirrored

@@ -31,7 +31,7 @@ STEP = 0.5 + LEVELS * 2 * FLOAT32_ROUNDING  # `quantise` multiplies by a rounded
 
 @dataclass(frozen=True)
 class _Group:
-    """What a group's small files say. small: contents of `embedding` and the scales; None where damaged."""
+    """What a group's small files say. small: contents of `embedding`, scales and affines; None where damaged."""
 
     schema: FeatureSchema
     layouts: dict[str, ShardLayout]
@@ -77,6 +77,7 @@ def verify_features(files: Mapping[str, tuple[int, str]], read: Read, proposals:
     if (count := group.layouts["key"].shape[0]) != proposals:
         yield f"features of {count} proposals, {proposals} were committed"
     yield from _scale_faults(group)
+    yield from _affine_faults(group)
     means = _Means(group)
     for array, layout in group.layouts.items():
         for shard in range(math.ceil(count / layout.shard_rows)):
@@ -101,13 +102,15 @@ def _open(contents: Mapping[str, bytes], damaged: set[str]) -> _Group:
         form = (layout.shape, layout.dtype, layout.codec)
         if form != ((*lead[name], *schema.map_shape), np.dtype(schema.dtype), schema.codec):
             raise ValueError(f"{name} is {layout.dtype} {layout.shape} with {layout.codec}")
-    shapes = {"embedding": (*lead["key"], schema.channels)}
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (*lead["key"], schema.channels)}
+    if "affine" in group:  # stores of earlier releases have none
+        shapes["affine"] = (*lead["key"], 2, 3)
     if schema.dtype == "uint8":
         shapes |= {f"{name}_scale": (*lead[name], schema.channels) for name in layouts}
     for name, shape in shapes.items():
-        array = group[name]
-        if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != np.float32:
-            raise ValueError(f"{name} is not float32 {shape}")
+        array, dtype = group[name], np.dtype("float64" if name == "affine" else "float32")
+        if not isinstance(array, zarr.Array) or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{name} is not {dtype} {shape}")
         small[name] = None if name in damaged else np.asarray(array[:])
     return _Group(schema, layouts, small)
 
@@ -122,6 +125,23 @@ def _scale_faults(group: _Group) -> Iterator[str]:
         for number in np.flatnonzero(wrong.any(axis=1)).tolist():
             channel = int(np.argmax(wrong[number]))
             yield f"{group.where(array, number)}: {array}_scale of channel {channel} is {rows[number, channel]}"
+
+
+def _affine_faults(group: _Group) -> Iterator[str]:
+    """Affines that cut no crop, or that mirror where the schema says otherwise."""
+    affines = group.small.get("affine")
+    if affines is None:
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.linalg.det(affines[..., :2])
+    finite = np.isfinite(affines).all(axis=(-2, -1)) & np.isfinite(size)
+    for number in np.flatnonzero(~finite | (size == 0)).tolist():
+        yield f"{group.where('key', number)}: affine cuts no crop: {affines.reshape(-1, 6)[number].tolist()}"
+    for view, mirrors in ((0, False), (group.schema.mirrored, True)):
+        if view is None:
+            continue
+        for row in np.flatnonzero(finite[:, view] & (size[:, view] != 0) & ((size[:, view] < 0) != mirrors)).tolist():
+            yield f"proposal {row}, view {view}: affine {'does not mirror' if mirrors else 'mirrors the clean crop'}"
 
 
 def _shard_faults(group: _Group, array: str, shard: int, name: str, read: Read | None, means: _Means) -> Iterator[str]:

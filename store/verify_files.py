@@ -77,7 +77,9 @@ def _neighbours(data: memoryview, unit: Unit) -> Iterator[str]:
     here = (proposal >= 0) & (proposal < count)
     there, other_split = _references(table, here, unit)
     video = table["reference_video"].to_numpy()
-    strange = (video != unit.name) & (unit.record["parameters"].get("scope") != "dataset")
+    options = unit.record["parameters"]
+    strange = (video != unit.name) & (options.get("scope") != "dataset")
+    strange |= (video == unit.name) & (options.get("select") == "other_video")
     itself = (video == unit.name) & (reference == proposal)
     checks = {
         "its video is {video!r}": (table["video"] != unit.name).to_numpy(),

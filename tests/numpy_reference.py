@@ -51,10 +51,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------ Eq. 2 and 3: weights
-def local_weights(k: int, kind: str, normalise: bool) -> list[float]:
-    """T of Eq. 2 for the offsets -k .. -1, 1 .. k."""
+def local_weights(k: int, kind: str, normalise: bool, causal: bool = False) -> list[float]:
+    """T of Eq. 2 for the offsets -k .. -1, 1 .. k, or the earlier ones alone."""
     out = []
-    for offset in [*range(-k, 0), *range(1, k + 1)]:
+    for offset in [*range(-k, 0), *([] if causal else range(1, k + 1))]:
         d = abs(offset)
         out.append({"inverse": 1 / d, "linear": k + 1 - d, "exponential": math.exp(1 - d), "uniform": 1.0}[kind])
     return [value / sum(out) for value in out] if normalise else out
@@ -85,9 +85,10 @@ def candidates(
     window: int,
     min_score: float,
     scope: str = "video",
+    causal: bool = False,
 ) -> list[int]:
     """Proposals of one split that may be non-local references of `row`: of sufficient score, of its video or, with
-    scope dataset, of any, but not within the window of its own.
+    scope dataset, of any, but not within the window of its own, nor, if causal, later.
     """
     found = []
     for other in range(len(frames)):
@@ -96,9 +97,31 @@ def candidates(
         if videos[other] != videos[row]:
             if scope == "dataset":
                 found.append(other)
-        elif abs(frames[other] - frames[row]) > window:
+        elif abs(frames[other] - frames[row]) > window and (frames[other] < frames[row] or not causal):
             found.append(other)
     return found
+
+
+def pose_distance(
+    pose: np.ndarray, box_xyxy: Sequence[float], other: np.ndarray, other_box: Sequence[float]
+) -> float | None:
+    """Mean distance of the joints annotated in both poses (J, 3), each seen from its box's centre in units of the box's
+    longer side; None where that is less than half of the first one's joints, or none.
+    """
+    total, shared, own = 0.0, 0, 0
+    for a, b in zip(pose, other, strict=True):
+        if a[2] == 0:
+            continue
+        own += 1
+        if b[2] == 0:
+            continue
+        shared += 1
+        places = []
+        for point, (x1, y1, x2, y2) in ((a, box_xyxy), (b, other_box)):
+            side = max(x2 - x1, y2 - y1)
+            places.append(((point[0] - (x1 + x2) / 2) / side, (point[1] - (y1 + y2) / 2) / side))
+        total += math.hypot(places[0][0] - places[1][0], places[0][1] - places[1][1])
+    return total / shared if shared and 2 * shared >= own else None
 
 
 def ranked(embeddings: np.ndarray, row: int, pool: Sequence[int], n: int) -> list[tuple[int, float]]:
@@ -122,17 +145,26 @@ def heatmaps(
     enhancement: bool = True,
     combine: str = "block",
     head_input: str = "F",
+    causal: bool = False,
+    inputs: str = "features",
+    weighted: bool = True,
 ) -> np.ndarray:
-    """(J, H, W) of one sample. key: (C, H, W). local: (2k, C, H, W). references: (n, C, H, W).
+    """(J, H, W) of one sample. key: (C, H, W). local: (2k, C, H, W), or (k, ...) if causal. references: (n, C, H, W).
 
     similarity: (n,), or (n, C) where the Hadamard product is not summed: then one softmax per channel.
     """
     channels = len(key)
+    if inputs == "key_copies":
+        local, references = np.array([key] * len(local)), np.array([key] * len(references))
+        similarity = np.zeros(len(references))
     maps = [key]
-    for weight, v in zip(local_weights(len(local) // 2, local_weight, normalise_local), local, strict=True):
-        maps.append(weight * v)
+    k = len(local) if causal else len(local) // 2
+    for weight, v in zip(local_weights(k, local_weight, normalise_local, causal), local, strict=True):
+        maps.append(weight * v if weighted else v)
     for slot, v in enumerate(references):
-        if similarity.ndim == 1:
+        if not weighted:
+            per_channel = [float(np.all(similarity[slot] > -math.inf))] * channels
+        elif similarity.ndim == 1:
             per_channel = [softmax(list(similarity), temperature)[slot]] * channels
         else:
             per_channel = [softmax(list(similarity[:, c]), temperature)[slot] for c in range(channels)]

@@ -34,6 +34,7 @@ from store.tables import write_table
 RECORD = make_record("extract", 1, {"k": 1, "crop_scale": 1.25}, {"detect": make_record("detect", 1, {}, {})})
 INDEX_RECORD = make_record("index", 1, {"n": 1}, {"extract": RECORD})
 C, H, W = 4, 6, 5
+AFFINES = np.array([[[1, 0.25, 3], [-0.25, 1, 4]], [[2, 0, 1 / 3], [0, 2, 7]], [[-1, -0.25, 6], [-0.25, 1, 4]]])
 VIDEOS = {"a": 33, "b 2": 2, "empty": 0}
 
 
@@ -60,9 +61,9 @@ def write_video(root: Path, name: str, count: int, form: FeatureSchema, split: s
     with StageFolder(root / "extract").writing(RECORD, name, f"inputs of {name}") as attempt:
         with FeatureWriter(attempt.path, form, count) as writer:
             for _ in range(count):
-                key = np.maximum(rng.normal(size=(1, C, H, W)), 0).astype(np.float32)
-                local = np.maximum(rng.normal(size=(1, len(form.offsets), C, H, W)), 0).astype(np.float32)
-                writer.append(key, local)
+                key = np.maximum(rng.normal(size=(form.views, C, H, W)), 0).astype(np.float32)
+                local = np.maximum(rng.normal(size=(form.views, len(form.offsets), C, H, W)), 0).astype(np.float32)
+                writer.append(key, local, AFFINES[: form.views])
         write_table(attempt.path, "proposals", proposals(name, count, split))
         attempt.meta = {"proposals": count, "space": "s"}
 
@@ -141,6 +142,24 @@ def test_round_trip_is_bit_for_bit(tmp_path: Path, dtype: str, codec: str, offse
     with pytest.raises(NotCommitted, match="no index"):
         got.neighbours()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.h5", "new", "work"]
+
+
+def test_views_and_their_affines_travel(tmp_path: Path) -> None:
+    want = write_store(tmp_path / "work", schema(views=3, mirrored=2), VIDEOS)
+    path = tmp_path / "all.h5"
+    export_hdf5(want, path)
+    assert import_hdf5(path, tmp_path / "new").rebuilt == {}
+    got = store.open(tmp_path / "new")
+    assert_equal(got, want, list(VIDEOS))
+    affines = got.features("a").affine([4])
+    assert affines is not None and np.array_equal(affines[0], AFFINES)
+    with h5py.File(path, "r+") as file:
+        array: Any = file["videos/a/affine"]
+        assert [dim.label for dim in array.dims] == ["proposal", "view", "row", "column"]
+        assert file["videos/a"].attrs["mirrored"] == 2
+        del file["videos/a/affine"]
+    with pytest.raises(CorruptData, match="affine"):
+        import_hdf5(path, tmp_path / "lost")
 
 
 def test_with_an_index(written: Path, archive: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
-GROUPS = ("detect", "extract", "index", "train", "eval", "ablate", "pretrain", "train_detector", "runtime", "cluster")
+GROUPS = (
+    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "pretrain", "train_detector",
+    "runtime", "cluster",
+)  # fmt: skip
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
     "detect.train.file", "detect.eval.file", "extract.width", "train.heads.width", "eval.pck.alpha", "eval.pck.size",
-    "runtime.threads", "runtime.workers", "pretrain.init",
+    "runtime.threads", "runtime.workers", "pretrain.init", "eval.heads", "eval.single_frame_hrnet",
 }  # fmt: skip
 
 BASE: dict[str, Any] = {"work": "out", "data": {"kind": "generated"}}
@@ -226,7 +230,7 @@ def test_a_name_that_cannot_be_a_folder(tmp_path: Path) -> None:
         ("extract.checkpoint=0123", "0123"),
         ("work=2024", Path("2024")),
         ("pretrain.init=null", None),
-        ("pretrain.init=007.pth", Path("007.pth")),
+        ("pretrain.init=007.pth", "007.pth"),
     ],
 )
 def test_set_reads_values_as_their_option_has_them(tmp_path: Path, setting: str, value: Any) -> None:
@@ -311,12 +315,23 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
         ("index.pool=5", "index: a pool of 5 cannot give n = 6 references"),
         ("index.n=3", "train.heads.n = 6 needs index.n >= 6, it is 3"),
         ("extract.k=2", "train.heads.k = 4 needs extract.k >= 4, it is 2"),
+        ("index.select=random index.n=8", "of which heads of train.heads.n = 6 would see the most similar"),
+        ("index.select=other_video", "index: select other_video looks for references in the other videos: it needs"),
+        ("index.select=oracle detect.eval={source: file, file: boxes}", "index.select oracle compares annotated pos"),
+        ("index={causal: true, scope: dataset}", "index: causal needs scope video"),
+        ("train.heads.causal=true", "train.heads.causal needs index.causal"),
+        ("eval.n=7", "eval.n = 7, but the heads have places for train.heads.n = 6"),
+        ("eval.k=5", "eval.k = 5, but the heads have places for train.heads.k = 4"),
+        ("eval.k=2 extract.edge=clamp", "train with train.heads.k = 2 instead"),
+        ("eval.n=2 index.select=random", "eval.n keeps the most similar references, not those of index.select random"),
+        ("eval.n=2 train.heads.inputs=key_copies", "eval.n means nothing to heads with train.heads.inputs key_copies"),
         ("detect.eval.source=file", "detect.eval: `source: file` and `file: PATH` belong together"),
         ("detect.eval.file=boxes.json", "detect.eval: `source: file` and `file: PATH` belong together"),
     ],
 )
 def test_refusals_name_the_path_and_the_remedy(tmp_path: Path, setting: str, words: str) -> None:
-    message = refusal(tmp_path, setting)
+    several = re.split(r" (?=\w+[.=])", setting)  # most are one
+    message = refusal(tmp_path, *several)
     assert words in message
     assert "pydantic" not in message and "Input" not in message
     assert len(message.splitlines()) <= 2

@@ -281,7 +281,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     frames = red_boxes(3)
     train(SMALL, frames, tmp_path / "state")
     for options, own in ((SMALL.model_copy(update={"lr": 0.5}), frames), (SMALL, frames[:2])):
-        with pytest.raises(StoreError, match="state is of a training with other options or frames: delete it"):
+        with pytest.raises(StoreError, match="state is of a training with other options or data: delete it"):
             train(options, own, tmp_path / "state")
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:1000])
     with pytest.raises(StoreError, match="state is no whole training state"):

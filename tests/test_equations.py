@@ -14,7 +14,10 @@ from glpose.options import HeadOptions
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
 
 CHANNELS, JOINTS, GRID = 6, 5, (12, 9)
-NAMED = ("local_weight", "normalise_local", "temperature", "blocks", "enhancement", "combine", "head_input")
+NAMED = (
+    "local_weight", "normalise_local", "temperature", "blocks", "enhancement", "combine", "head_input", "causal",
+    "inputs", "weighted",
+)  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -42,6 +45,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head on S, narrow": {"head_input": "S", "width": 4},
     "k = 0": {"k": 0},
     "k = 1": {"k": 1},
+    "past frames": {"causal": True},
+    "past frames, linear, normalised": {"causal": True, "local_weight": "linear", "normalise_local": True},
+    "no weights": {"weighted": False},
+    "no weights, per channel": {"weighted": False, "per_channel": True},
+    "copies": {"inputs": "key_copies"},
+    "copies, per channel": {"inputs": "key_copies", "per_channel": True},
+    "copies of the past, no weights": {"inputs": "key_copies", "causal": True, "weighted": False},
     "n = 0": {"n": 0},
     "k = n = 0": {"k": 0, "n": 0},
     "single frame": {"k": 0, "n": 0, "enhancement": False},
@@ -50,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def lively_heads(options: HeadOptions) -> GLPoseHeads:
     """Heads in eval mode with weights that keep signals alive, and batch norms that are no identities."""
-    offsets = tuple(offset for offset in range(-options.k, options.k + 1) if offset)
+    offsets = tuple(offset for offset in range(-options.k, 0 if options.causal else options.k + 1) if offset)
     heads = GLPoseHeads(CHANNELS, JOINTS, offsets, options).eval()
     draw = torch.Generator().manual_seed(0)
     for name, tensor in heads.state_dict().items():
@@ -67,7 +77,8 @@ def features(options: HeadOptions, missing: int = 0) -> tuple[np.ndarray, np.nda
     """Key, local, references and similarity of two samples; the first lacks its last `missing` references."""
     rng = np.random.default_rng(1)
     key = np.maximum(rng.normal(0.3, 1, (2, CHANNELS, *GRID)), 0)
-    local = np.maximum(rng.normal(0.3, 1, (2, 2 * options.k, CHANNELS, *GRID)), 0)
+    frames = options.k if options.causal else 2 * options.k
+    local = np.maximum(rng.normal(0.3, 1, (2, frames, CHANNELS, *GRID)), 0)
     references = np.maximum(rng.normal(0.3, 1, (2, options.n, CHANNELS, *GRID)), 0)
     products = np.array(
         [[reference.embedding(key[b]) * reference.embedding(r) for r in references[b]] for b in range(2)]
@@ -103,20 +114,34 @@ def test_every_option_changes_the_heatmaps(option: str) -> None:
     other: dict[str, Any] = {
         "local_weight": "uniform", "normalise_local": True, "temperature": 0.5, "blocks": 2, "enhancement": False,
         "combine": "sum", "head_input": "S", "mask": "channel", "head": "mlp", "width": 4, "per_channel": True,
+        "causal": True, "inputs": "key_copies", "weighted": False,
     }  # fmt: skip
     default, changed = HeadOptions(), HeadOptions.model_validate({option: other[option]})
     results = [compare(lively_heads(options), features(options)) for options in (default, changed)]
     assert np.abs(results[0] - results[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("missing", [1, 5, 6])
-def test_missing_references_weigh_nothing(missing: int, per_channel: bool) -> None:
-    options = HeadOptions(per_channel=per_channel)
+def test_missing_references_weigh_nothing(missing: int, per_channel: bool, weighted: bool) -> None:
+    options = HeadOptions(per_channel=per_channel, weighted=weighted)
     heads, inputs = lively_heads(options), features(options, missing)
     wanted = compare(heads, inputs)
     inputs[2][0, -missing:] = 1e6  # whatever their maps hold
     np.testing.assert_array_equal(compare(heads, inputs), wanted)
+
+
+def test_heads_fed_copies_see_the_key_frame_alone() -> None:
+    options = HeadOptions(inputs="key_copies")
+    heads, (key, *others) = lively_heads(options), features(options)
+    other_person = features(options, missing=2)
+    wanted = compare(heads, (key, *others))
+    np.testing.assert_array_equal(compare(heads, (key, others[0] + 1, others[1] * 2, other_person[3])), wanted)
+    # as heads of the same weights see it where all frames and all references are like the key frame
+    plain = lively_heads(HeadOptions())
+    copies = (np.repeat(key[:, None], 8, axis=1), np.repeat(key[:, None], 6, axis=1), np.full((2, 6), 3.0))
+    np.testing.assert_allclose(compare(plain, (key, *copies)), wanted, atol=1e-6)
 
 
 def test_weights_of_local_frames() -> None:
@@ -127,12 +152,16 @@ def test_weights_of_local_frames() -> None:
     # a frame's weight does not depend on how many frames there are
     np.testing.assert_allclose(local_weights((-2, -1, 1, 2), HeadOptions(k=2)), weights["inverse"][2:6])
     assert local_weights((), HeadOptions(k=0, normalise_local=True)).shape == (0,)
+    # past frames weigh as they do beside later ones
+    past = local_weights((-4, -3, -2, -1), HeadOptions(causal=True))
+    np.testing.assert_allclose(past, weights["inverse"][:4])
+    assert local_weights(offsets, HeadOptions(weighted=False)).tolist() == [1] * 8
 
 
 def test_weights_of_references_by_hand() -> None:
     similarity = torch.tensor([[0.0, float(np.log(3)), -torch.inf], [-torch.inf] * 3])
-    np.testing.assert_allclose(nonlocal_weights(similarity, 1.0), [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-7)
-    np.testing.assert_allclose(nonlocal_weights(similarity, 0.5)[0], [0.1, 0.9, 0], atol=1e-7)
+    np.testing.assert_allclose(nonlocal_weights(similarity, HeadOptions()), [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(nonlocal_weights(similarity, HeadOptions(temperature=0.5))[0], [0.1, 0.9, 0], atol=1e-7)
 
 
 def test_new_heads_start_small() -> None:

@@ -24,10 +24,12 @@ from glpose.ahead import ahead
 from glpose.crops import normalise, warp_crops
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, local_offsets, source_frames
 from glpose.geometry import crop_affine, crop_frame, normalise_crops, warp_crop
+from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions, HeadOptions
+from glpose.views import view_affines
 from stages.runtime import given_cores
 from store.errors import CheckpointError, DataError
 from store.features import GROUP, FeatureWriter
@@ -266,6 +268,47 @@ def test_stored_embedding_is_the_pooled_key(backbone: Backbone, tmp_path: Path) 
     wanted = [reference.embedding(key.astype(np.float64)) for key in keys]
     np.testing.assert_allclose(np.asarray(stored["embedding"])[:, 0], wanted, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(stored["key"])[:, 0], keys, rtol=1e-3, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+def test_every_view_of_every_frame_is_its_own_crop(net: HRNet, backbone: Backbone) -> None:
+    affines = view_affines("a", boxes(9), [None] * 9, POSETRACK, options(), 4, 3)
+    clip = Clip()
+    own = options(k=1)
+    found = list(extract_video("a", clip, FRAMES, boxes(9), backbone, own, 7, affines=affines))
+    assert clip.decoded == dict.fromkeys(range(LENGTH), 1)  # once for all views
+    sources = source_frames(FRAMES, LENGTH, 1, "repeat_key")
+    assert [key.shape for key, _ in found] == [(4, 8, 16, 12)] * 9
+    assert [local.shape for _, local in found] == [(4, 2, 8, 16, 12)] * 9
+    for proposal in (0, 4, 8):
+        key, local = found[proposal]
+        for view in range(4):
+            crops = np.stack([warp_crop(clip.image(f), affines[proposal, view], CROP) for f in sources[proposal]])
+            with torch.inference_mode():
+                wanted = net.features(torch.from_numpy(normalise_crops(crops))).numpy()
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(key[view], wanted[0], atol=2e-5 * scale)
+            np.testing.assert_allclose(local[view], wanted[1:], atol=2e-5 * scale)
+
+
+def test_one_view_is_what_boxes_alone_give(backbone: Backbone) -> None:
+    plain, with_affines = (
+        list(extract_video("a", Clip(), FRAMES, boxes(9), backbone, options(k=1), 5, affines=affines))
+        for affines in (None, view_affines("a", boxes(9), [None] * 9, None, options(), 1, None))
+    )
+    for one, other in zip(plain, with_affines, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert feature_schema(options(), backbone) == feature_schema(options(views=4, mirror=True), backbone)
+
+
+def test_mirrored_features_are_those_of_the_clean_crop_mirrored(backbone: Backbone) -> None:
+    """A network that samples pixel 4 i for feature i: mirrored back, the maps lie on each other to the pixel."""
+    affines = view_affines("a", boxes(9), [None] * 9, None, options(), 2, 1)
+    quick = spied(backbone, [])
+    for key, local in extract_video("a", Clip(), FRAMES, boxes(9), quick, options(k=1), 8, affines=affines):
+        step = 1.01 / (255 * 0.224)  # a grey level, normalised
+        assert np.abs(key[1, ..., ::-1] - key[0]).max() <= step and key[0].std() > 0.3
+        assert np.abs(local[1, ..., ::-1] - local[0]).max() <= step
 
 
 # ------------------------------------------------------------------------------------------------------ feature space

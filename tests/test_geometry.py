@@ -19,7 +19,7 @@ from glpose.geometry import (
     transform_points,
     warp_crop,
 )
-from glpose.heatmaps import decode_argmax
+from glpose.heatmaps import decode_argmax, decode_dark
 from glpose.keypoints import POSETRACK
 
 CROP = (384, 288)
@@ -211,6 +211,72 @@ def test_decoding_a_target_finds_its_joint_again() -> None:
     pixel = 187.5 / 72  # frame px per heatmap pixel
     assert np.abs(found - frame).max() <= 0.5 * pixel + 1e-9
     assert np.abs(found - frame).max() > 0.4 * pixel  # the error of rounding is there, as in the lineage
+
+
+def gaussians(centres: np.ndarray, sigma: float, grid: tuple[int, int] = GRID) -> np.ndarray:
+    """(n, H, W) Gaussians of peak 1 around (n, 2) x, y, which need not be pixels."""
+    rows, columns = np.mgrid[: grid[0], : grid[1]]
+    x, y = centres[:, 0, None, None], centres[:, 1, None, None]
+    return np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+
+
+@pytest.mark.parametrize("sigma", [3.0, 2.0])
+def test_dark_finds_subpixel_peaks_that_argmax_cannot(sigma: float) -> None:
+    centres = np.random.default_rng(0).uniform([8, 8], [GRID[1] - 9, GRID[0] - 9], (200, 2))
+    heatmaps = (0.7 * gaussians(centres, sigma)).astype(np.float32)
+    (dark, maxima), (plain, plain_maxima) = decode_dark(heatmaps, sigma), decode_argmax(heatmaps)
+    assert (dark.shape, dark.dtype, maxima.shape) == ((200, 2), np.float64, (200,))
+    np.testing.assert_array_equal(maxima, plain_maxima)  # scores are those of the maps as they are
+    assert np.abs(dark - centres).max() < 5e-3
+    assert np.abs(plain - centres).mean() > 0.1  # a quarter-pixel shift leaves up to a quarter
+
+
+def test_dark_on_other_grids_scales_sigma() -> None:
+    grid = (48, 36)
+    centres = np.random.default_rng(1).uniform(4, 31, (50, 2))
+    found, _ = decode_dark(gaussians(centres, 1.5, grid), 3.0)
+    assert np.abs(found - centres).max() < 5e-3
+
+
+def test_dark_withstands_noise() -> None:
+    """Steps of 0.3 in the maps: smoothing averages them out, and a second, sharp peak does not win."""
+    rng = np.random.default_rng(2)
+    centres = rng.uniform([10, 10], [40, 60], (100, 2))
+    heatmaps = gaussians(centres, 3.0) + rng.normal(0, 0.1, (100, *GRID))
+    heatmaps[:, 80, 60] = 2.0
+    plain, dark = (
+        np.linalg.norm(points - centres, axis=1)
+        for points in (decode_argmax(heatmaps)[0], decode_dark(heatmaps, 3.0)[0])
+    )
+    assert dark.max() < 1 and np.median(dark) < 0.3 and plain.min() > 10
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("last", [False, True])
+def test_dark_at_the_edges_is_argmax(axis: int, last: bool) -> None:
+    """Smoothing there would draw the peak inwards by more than argmax errs."""
+    side = (GRID[1], GRID[0])[axis]
+    near = np.linspace(-2, 5.4, 40)
+    centres = np.full((40, 2), 40.3)
+    centres[:, axis] = side - 1 - near if last else near
+    heatmaps = gaussians(centres, 3.0)
+    dark, plain = decode_dark(heatmaps, 3.0)[0], decode_argmax(heatmaps)[0]
+    np.testing.assert_array_equal(dark, plain)
+    centres[:, axis] = side - 1 - 6.6 if last else 6.6
+    assert np.abs(decode_dark(gaussians(centres, 3.0), 3.0)[0] - centres).max() < 0.02
+
+
+def test_dark_of_maps_without_a_peak() -> None:
+    flat, ramp, empty = np.ones(GRID), np.broadcast_to(np.arange(GRID[1], dtype=float), GRID), np.zeros(GRID)
+    ridge = np.zeros(GRID)
+    ridge[:, 30] = 1.0
+    heatmaps = np.stack([flat, ramp, empty, flat - 2, ridge])
+    with np.errstate(invalid="raise", divide="raise"):
+        points, maxima = decode_dark(heatmaps[None], 3.0)
+    assert points.shape == (1, 5, 2) and np.isfinite(points).all()
+    assert points[0, 2].tolist() == points[0, 3].tolist() == [0, 0]  # nothing positive: as argmax says it
+    assert abs(points[0, 4, 0] - 30) < 1e-6
+    assert maxima[0].tolist() == [1, 71, 0, -1, 1]
 
 
 # ------------------------------------------------------------------------------------------------------- augmentation

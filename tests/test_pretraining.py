@@ -1,4 +1,4 @@
-"""Pretraining on generated frames: where it starts, and a few steps that learn and repeat."""
+"""Pretraining: where it starts, that it learns and repeats, goes on where it was, and what it says of a data set."""
 
 from __future__ import annotations
 
@@ -7,61 +7,74 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import glpose_stage
+from small_pipelines import NAME, write_dataset, write_pipeline
 
-from glpose.models.checkpoints import save_checkpoint
+from glpose import pretraining
+from glpose.data.dataset import Video, open_video
+from glpose.data.listing import list_videos
+from glpose.generated_people import GeneratedPeople
+from glpose.keypoints import COCO_JOINTS, POSETRACK
+from glpose.labelled_people import LabelledPeople, labelled_people
+from glpose.models.checkpoints import load_hrnet, read_metadata, save_checkpoint
 from glpose.models.hrnet import HRNet
-from glpose.options import PretrainOptions
-from glpose.pretraining import held_out_pck, new_network, pretrain
-from store.errors import CheckpointError
+from glpose.options import PoseTrack18Data, PretrainOptions
+from glpose.pretraining import People, held_out_pck, held_out_pckh, new_network, pretrain
+from glpose.single_frame import load_single_frame
+from store.errors import CheckpointError, StoreError, TrainingError
 
 TINY = PretrainOptions(width=8, crop_size=(64, 48), frames=72, batch_size=8, precision="float32", lr=3e-3)
 JOINTS = 15
+CPU = torch.device("cpu")
 
 
-def run(options: PretrainOptions, workers: int) -> tuple[dict[str, torch.Tensor], list[float], list[int]]:
-    """Tensors after a run, the loss of every step, and the crops seen at each."""
+def run(
+    options: PretrainOptions, folder: Path, workers: int = 1, people: People | None = None
+) -> tuple[dict[str, torch.Tensor], list[float], list[int]]:
+    """Tensors after a run, the loss of every step, and the steps told."""
     losses: list[float] = []
-    seen: list[int] = []
+    told: list[int] = []
 
-    def report(crops: int, crops_in_all: int, loss: float) -> None:
-        assert crops <= crops_in_all
-        seen.append(crops)
+    def report(step: int, steps: int, loss: float) -> None:
+        assert step <= steps
+        told.append(step)
         losses.append(loss)
 
-    model = pretrain(options, new_network(options, JOINTS), torch.device("cpu"), workers, report)
+    people = people or GeneratedPeople(options)
+    model = pretrain(options, people, new_network(options, people.joints), CPU, workers, report, folder / "state")
     assert not model.training
-    return model.state_dict(), losses, seen
+    return model.state_dict(), losses, told
 
 
 @pytest.mark.slow
-def test_learns_and_repeats_whatever_the_workers() -> None:
-    _, losses, seen = run(TINY, workers=1)
-    assert seen == list(range(8, 145, 8))  # two crops a frame
+def test_learns_and_repeats_whatever_the_workers(tmp_path: Path) -> None:
+    _, losses, told = run(TINY, tmp_path / "long")
+    assert told == list(range(1, 19))  # two crops a frame
     assert losses[0] == pytest.approx(np.log(16 * 12), rel=0.2)  # it begins by knowing nothing
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
 
     short = TINY.model_copy(update={"frames": 16})
-    (a, few, _), (b, again, _) = run(short, workers=1), run(short, workers=2)
+    (a, few, _), (b, again, _) = run(short, tmp_path / "1"), run(short, tmp_path / "2", workers=2)
     assert few == again and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
     assert few[0] == losses[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stages", "crop_size"), [(3, (64, 48)), (4, (64, 32))])
-def test_mean_squared_error_and_both_depths(stages: int, crop_size: tuple[int, int]) -> None:
+def test_mean_squared_error_and_both_depths(stages: int, crop_size: tuple[int, int], tmp_path: Path) -> None:
     changes = {"loss": "mse", "stages": stages, "crop_size": crop_size, "frames": 8, "precision": "bfloat16"}
-    _, losses, _ = run(TINY.model_copy(update=changes), workers=1)
+    _, losses, _ = run(TINY.model_copy(update=changes), tmp_path)
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
 
 
 def test_new_network_starts_lively_and_the_same_for_one_seed() -> None:
     images = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     first, again, other = (
-        new_network(TINY.model_copy(update={"seed": seed}), JOINTS).eval().state_dict() for seed in (0, 0, 1)
+        new_network(TINY.model_copy(update={"seed": seed}), POSETRACK).eval().state_dict() for seed in (0, 0, 1)
     )
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
-    model = new_network(TINY, JOINTS)
+    model = new_network(TINY, POSETRACK)
     with torch.inference_mode():
         assert float(model.features(images).std()) > 0.1
         assert model(images).shape == (2, JOINTS, 16, 12)
@@ -70,18 +83,18 @@ def test_new_network_starts_lively_and_the_same_for_one_seed() -> None:
 def test_network_from_a_checkpoint(tmp_path: Path) -> None:
     start = HRNet(8, JOINTS, stages=3)
     save_checkpoint(tmp_path / "start.safetensors", start.state_dict(), {})
-    options = TINY.model_copy(update={"init": tmp_path / "start.safetensors"})
-    loaded = new_network(options, JOINTS).state_dict()
+    options = TINY.model_copy(update={"init": str(tmp_path / "start.safetensors")})
+    loaded = new_network(options, POSETRACK).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in start.state_dict().items())
     with pytest.raises(CheckpointError, match="W8"):
-        new_network(options.model_copy(update={"width": 16}), JOINTS)
+        new_network(options.model_copy(update={"width": 16}), POSETRACK)
 
 
 def test_a_published_checkpoint_gives_what_fits(tmp_path: Path) -> None:
     torch.manual_seed(3)
     published = HRNet(8, num_joints=17, stages=4)
     save_checkpoint(tmp_path / "coco.safetensors", published.state_dict(), {})
-    model = new_network(TINY.model_copy(update={"init": tmp_path / "coco.safetensors"}), JOINTS)
+    model = new_network(TINY.model_copy(update={"init": str(tmp_path / "coco.safetensors")}), POSETRACK)
     assert (model.stages, model.num_joints) == (3, JOINTS)
     own, given = model.state_dict(), published.state_dict()
     assert all(torch.equal(own[name], given[name]) for name in own if not name.startswith("final_layer"))
@@ -92,6 +105,149 @@ def test_held_out_score_tells_poor_networks() -> None:
     """A network that knows nothing scores near nothing; the score of one network is always the same."""
     torch.manual_seed(0)
     model = HRNet(8, JOINTS, stages=3).eval()
-    found = [held_out_pck(TINY, model, torch.device("cpu"), clips=6) for _ in range(2)]
+    found = [held_out_pckh(TINY, model, CPU, clips=6) for _ in range(2)]
     assert found[0] == found[1] and set(found[0]) == {"visible", "hidden"}
     assert all(0 <= value < 30 for value in found[0].values())
+
+
+def test_heatmaps_of_joints_with_the_same_name_are_kept(tmp_path: Path) -> None:
+    """COCO's 17 joints -> PoseTrack's 15: nose, shoulders to ankles; neck and top of the head are new."""
+    torch.manual_seed(3)
+    published = HRNet(8, num_joints=17, stages=4)
+    save_checkpoint(tmp_path / "coco.safetensors", published.state_dict(), {})
+    init = str(tmp_path / "coco.safetensors")
+    options = TINY.model_copy(update={"init": init, "stages": 4, "crop_size": (64, 32)})
+    own, given = new_network(options, POSETRACK).state_dict(), published.state_dict()
+    for row, name in enumerate(POSETRACK.joints):
+        same = name in COCO_JOINTS and torch.equal(
+            own["final_layer.weight"][row], given["final_layer.weight"][COCO_JOINTS.index(name)]
+        )
+        assert same == (name not in ("head_bottom", "head_top")), name
+    with pytest.raises(CheckpointError, match=r"17 joints, without head_bottom, head_top: pretrain it on this data"):
+        load_single_frame(init, POSETRACK, CPU)
+
+
+# ------------------------------------------------------------------------------------------------------- on a data set
+DATA = TINY.model_copy(update={"source": "data", "steps": 5, "batch_size": 4})
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Video]:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root)
+    return [open_video(ref) for ref in list_videos(PoseTrack18Data(root=root))]
+
+
+def of_data(videos: list[Video], options: PretrainOptions = DATA) -> LabelledPeople:
+    return LabelledPeople(options, labelled_people(videos, "train"), POSETRACK)
+
+
+def test_people_of_a_split(videos: list[Video]) -> None:
+    counts = {split: len(labelled_people(videos, split)) for split in ("train", "eval")}
+    annotated = {
+        split: sum(
+            int(((video.split[notes.frame] == split) & (notes.keypoints[..., 2] > 0).any(axis=1)).sum())
+            for video in videos
+            if (notes := video.annotations) is not None
+        )
+        for split in counts
+    }
+    assert counts == annotated and all(counts.values())
+
+
+def test_an_epoch_shows_everyone_and_batches_do_not_depend_on_threads(videos: list[Video]) -> None:
+    options = DATA.model_copy(update={"steps": None, "epochs": 2, "rotation": 0.0, "scale": (1.0, 1.0), "flip": 0.0})
+    people = of_data(videos, options.model_copy(update={"half_body": 0.0}))
+    per_epoch = -(-len(people.people) // 4)
+    assert people.steps == 2 * per_epoch
+    one, three = (list(people.batches((0, 0), workers)) for workers in (1, 3))
+    assert len(one) == people.steps
+    for a, b in zip(one, three, strict=True):
+        assert np.array_equal(a.crops, b.crops) and np.array_equal(a.keypoints, b.keypoints)
+    tail = list(people.batches(one[2].position, 1))
+    assert len(tail) == len(one) - 3 and all(
+        np.array_equal(a.crops, b.crops) for a, b in zip(one[3:], tail, strict=True)
+    )
+    shown = [{crop.tobytes() for batch in part for crop in batch.crops} for part in (one[:per_epoch], one[per_epoch:])]
+    assert shown[0] == shown[1] and len(shown[0]) == len(people.people)
+
+
+def test_a_training_goes_on_to_the_same_weights(
+    videos: list[Video], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "SAVED_EVERY", 2)
+    people = of_data(videos)
+    whole, _, _ = run(DATA, tmp_path / "whole", people=people)
+    state = tmp_path / "state"
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(DATA, people, new_network(DATA, POSETRACK), CPU, 1, stop, state)
+    told: list[int] = []
+    report = lambda step, steps, loss: told.append(step)  # noqa: E731
+    resumed = pretrain(DATA, people, new_network(DATA, POSETRACK), CPU, 1, report, state).state_dict()
+    assert told == [3, 4, 5]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    other = DATA.model_copy(update={"lr": 0.5})
+    with pytest.raises(StoreError, match="state is of a training with other options or data: delete it"):
+        pretrain(other, of_data(videos, other), new_network(other, POSETRACK), CPU, 1, report, state)
+
+
+@pytest.mark.slow
+def test_a_training_on_generated_frames_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretraining, "SAVED_EVERY", 1)
+    short = TINY.model_copy(update={"steps": 4, "batch_size": 3})
+    whole, _, _ = run(short, tmp_path / "whole")
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            short, GeneratedPeople(short), new_network(short, POSETRACK), CPU, 1, stop, tmp_path / "part" / "state"
+        )
+    resumed, _, told = run(short, tmp_path / "part")
+    assert told == [3, 4]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_cannot_be_trained_on(videos: list[Video], tmp_path: Path) -> None:
+    nobody = LabelledPeople(DATA, [], POSETRACK)
+    with pytest.raises(TrainingError, match="nobody in the train split has an annotated joint"):
+        run(DATA, tmp_path, people=nobody)
+    wild = DATA.model_copy(update={"lr": 1e30, "steps": 3})
+    with pytest.raises(
+        TrainingError, match=r"the (loss|gradient's norm) is (nan|inf) at step [12]: lower pretrain\.lr"
+    ):
+        run(wild, tmp_path, people=of_data(videos, wild))
+    assert not (tmp_path / "state").exists()
+
+
+def test_held_out_people_are_measured(videos: list[Video]) -> None:
+    model = new_network(DATA, POSETRACK).eval()
+    people = labelled_people(videos, "eval")
+    first, again, few = (
+        held_out_pck(DATA.model_copy(update={"eval_people": count}), model, people, CPU) for count in (1000, 1000, 2)
+    )
+    assert first == again and 0 <= first < 60 and 0 <= few <= 100
+    assert np.isnan(held_out_pck(DATA, model, [], CPU))
+
+
+def test_the_command_trains_on_the_train_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data")
+    init = {"init": str(tmp_path / "backbone.safetensors"), "width": 8, "crop_size": [64, 48], "steps": 2}
+    config = write_pipeline(tmp_path, pretrain={"source": "data", "batch_size": 4, **init})
+    command = ("pretrain", "-p", NAME, "--config", config, "--out", tmp_path / "single.safetensors")
+    done = glpose_stage(capsys, *command)
+    assert done.code == 0, done.err
+    assert "PCK@0.2 of the box on the eval split" in done.out and "% before" in done.out
+    assert not (tmp_path / "single.safetensors.training").exists()
+    metadata = read_metadata(tmp_path / "single.safetensors")
+    assert metadata["joints"] == "posetrack" and "head_top" in metadata["joint_names"]
+    assert '"loss":"mse"' in metadata["recipe"] and float(metadata["pck"]) >= 0
+    assert load_hrnet(tmp_path / "single.safetensors").num_joints == JOINTS
+    assert "exists already" in glpose_stage(capsys, *command).error

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_pipelines import context, finish_project, glpose_stage
+from small_pipelines import context, finish_project, glpose_stage, write_dataset, write_pipeline
 from training_problem import INDEX, drawn, in_windows, problem, same, trained
 
 import store
+from glpose.batches import make_batch, portions
 from glpose.data import windows
 from glpose.data.resident import ResidentFeatures
 from glpose.data.windows import Asked, Mode, fill_windows, open_split, plan_residency
 from glpose.evaluation import predict_poses
+from glpose.keypoints import POSETRACK
+from stages import train as train_stage
 from store.errors import CheckpointError, DataError, TrainingError
 
 CPU = torch.device("cpu")
@@ -63,8 +66,8 @@ def test_training_does_not_depend_on_where_features_are_kept(mode: Mode) -> None
 def test_poses_do_not_depend_on_windows(mode: Mode) -> None:
     split = problem(VIDEOS)
     model, _ = trained(split, epochs=2)
-    whole = predict_poses(model, split, drawn(split), "product", batch_size=5)
-    parts = predict_poses(model, in_windows(split, 6, mode), drawn(split), "product", batch_size=5)
+    [whole] = predict_poses(model, split, drawn(split), "product", batch_size=5)
+    [parts] = predict_poses(model, in_windows(split, 6, mode), drawn(split), "product", batch_size=5)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
@@ -183,3 +186,55 @@ def test_a_pipeline_in_windows_gives_the_same_poses(done: Path, tmp_path: Path) 
 def test_heads_of_fewer_local_frames_do_not_load_the_others(done: Path) -> None:
     split = open_split(store.open(done / "work"), "train", 0, (64, 48), 1.25, CPU)
     assert split.offsets == () and split.held is not None and split.held.local is None
+
+
+# --------------------------------------------------------------------------------------------------------------- views
+def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) -> None:
+    """Of a real store with augmented views: maps, points and weights are of one and the same view."""
+    write_dataset(tmp_path / "data")
+    config, settings = write_pipeline(tmp_path), ["extract.views=3", "train.augment=views", "train.epochs=2"]
+    chosen = [word for own in settings for word in ("--set", own)]
+    for verb in ("detect", "extract", "index"):
+        code, printed = glpose_stage(config, verb, *chosen)
+        assert code == 0, printed
+    own = context(config, *settings)
+    training = train_stage.prepare(own)
+    examples, options = training.examples, own.config.train
+    split, opened = examples.split, store.open(tmp_path / "work")
+    assert examples.views == 3 and split.residency.needed > 2.9 * len(split) * 3 * 8 * 16 * 12
+    drawn = []
+    heads = {"own": own.config.train.heads}
+    for portion in portions(examples, heads, options, own.config.index, 4, {1: 4, 2: 4}):
+        drawn.append(portion.views.tolist())
+        rows = np.concatenate(portion.batches)
+        batch = make_batch(examples, portion, rows, False, options, (0,))
+        for place, row in enumerate(rows):
+            at, view = split.table.iloc[row], int(portion.views[row])
+            features = opened.features(at["video"])
+            number = int(at["proposal"])
+            key = torch.from_numpy(features.key([number], [view])[0, 0])
+            torch.testing.assert_close(batch.inputs.key[place], key)
+            torch.testing.assert_close(
+                batch.inputs.local[place], torch.from_numpy(features.local([number], [view])[0, 0])
+            )
+            stored = features.affine([number])
+            assert stored is not None
+            joints, affine = at["keypoints"], stored[0, view]
+            points = (joints[:, :2] @ affine[:, :2].T + affine[:, 2]) / 4
+            if np.linalg.det(affine[:, :2]) < 0:
+                joints, points = joints[POSETRACK.flip_order], points[POSETRACK.flip_order]
+            inside = ((points >= 0) & (points < [12, 16])).all(axis=1) & (joints[:, 2] > 0)
+            np.testing.assert_array_equal(batch.weight[place] > 0, inside)
+            np.testing.assert_allclose(batch.points[place][inside], points[inside], atol=1e-4)
+        references, similarity = portion.references
+        assert torch.isfinite(similarity[:, 0]).all()
+        held = portion.window.features.key
+        clean = held.take(references[:, 0])
+        assert torch.equal(batch.inputs.references[:, 0], clean[np.searchsorted(portion.window.rows, rows)])
+    assert len(drawn) == 2 and drawn[0] != drawn[1] and {0, 1, 2} == set(drawn[0]) | set(drawn[1])
+    assert glpose_stage(config, "train", *chosen)[0] == 0
+
+
+def test_views_must_be_stored_to_be_trained_on(tmp_path: Path) -> None:
+    code, printed = glpose_stage(write_pipeline(tmp_path), "config", "--set", "train.augment=views")
+    assert code == 2 and "train.augment: views needs some in the store" in printed

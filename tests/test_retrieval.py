@@ -14,6 +14,7 @@ import pytest
 
 import store.index
 from glpose.options import IndexOptions
+from glpose.pose_distance import normalised_poses, pose_distance
 from glpose.retrieval import (
     Gallery,
     Neighbours,
@@ -44,6 +45,27 @@ EMBEDDINGS = np.random.default_rng(1).gamma(1.0, 1.0, (len(TABLE), 7)).astype(np
 SCOPES = ["video", "dataset"]
 
 
+def annotated() -> pd.DataFrame:
+    """The table with boxes and poses: joints that are missing, people who are not annotated, boxes of all shapes."""
+    rng = np.random.default_rng(2)
+    corner, size = rng.uniform(0, 200, (len(TABLE), 2)), rng.uniform(20, 120, (len(TABLE), 2))
+    table = TABLE.copy()
+    table[["x1", "y1", "x2", "y2"]] = np.concatenate([corner, corner + size], axis=1)
+    xy = corner[:, None] + rng.uniform(-0.1, 1.1, (len(TABLE), 5, 2)) * size[:, None]
+    flags = rng.choice([0, 1, 2], (len(TABLE), 5, 1), p=[0.3, 0.2, 0.5])
+    flags[3] = 0  # annotated, but no joint
+    points = np.where(flags > 0, xy, -1e6)  # what absent joints hold must not matter
+    nobody = rng.random(len(TABLE)) < 0.15
+    flat = np.concatenate([points, flags], axis=-1).reshape(len(TABLE), -1)  # as tables hold them
+    table["keypoints"] = pd.Series(
+        [None if none else row for none, row in zip(nobody, flat, strict=True)], dtype=object, index=table.index
+    )
+    return table
+
+
+POSES = annotated()
+
+
 def options(**changes: Any) -> IndexOptions:
     return IndexOptions.model_validate({"n": 6, "pool": 8} | changes)
 
@@ -55,15 +77,17 @@ def everyone(chosen: IndexOptions, n: int = 6, epoch: int = 0, table: pd.DataFra
     return Neighbours(np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found]))
 
 
-def candidates(row: int, scope: str = "video", window: int = 4, min_score: float = 0.0) -> list[int]:
+def candidates(
+    row: int, scope: str = "video", window: int = 4, min_score: float = 0.0, causal: bool = False
+) -> list[int]:
     video, frame, score = (TABLE[name].tolist() for name in ("video", "frame", "score"))
-    return reference.candidates(video, frame, score, row, window, min_score, scope)
+    return reference.candidates(video, frame, score, row, window, min_score, scope, causal)
 
 
-def pools(chosen: IndexOptions, epoch: int = 0) -> np.ndarray:
+def pools(chosen: IndexOptions, epoch: int = 0, table: pd.DataFrame = TABLE) -> np.ndarray:
     """(P, pool) rows drawn for every proposal, in order of the rows, -1 first."""
-    with mock.patch("glpose.retrieval.rank_pools", lambda _, __, pools, ___: Neighbours(pools, np.zeros(pools.shape))):
-        return np.sort(everyone(chosen, epoch=epoch).rows, axis=1)
+    with mock.patch("glpose.retrieval.cheapest", lambda pools, *_: Neighbours(pools, np.zeros(pools.shape))):
+        return np.sort(everyone(chosen, epoch=epoch, table=table).rows, axis=1)
 
 
 # -------------------------------------------------------------------------------------------------------------- pools
@@ -268,6 +292,190 @@ def test_cosine_ignores_lengths() -> None:
     np.testing.assert_array_equal(found.rows, plain.rows)
     assert (everyone(options(pool="all")).rows[: COUNT["a"]] != plain.rows).any()
     assert np.isfinite(comparable(np.zeros((2, 3)), "cosine")).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ controls
+def controlled(select: str, **changes: Any) -> IndexOptions:
+    """Options of one way to choose; references of another video are looked for in all."""
+    return options(select=select, **({"scope": "dataset"} if select == "other_video" else {}) | changes)
+
+
+CONTROLS = ["least_similar", "random", "other_video", "oracle"]
+
+
+def members(drawn: np.ndarray) -> list[list[int]]:
+    return [pool[pool >= 0].tolist() for pool in drawn]
+
+
+def distances(row: int, pool: Sequence[int]) -> list[tuple[float, int]]:
+    """Of those of the pool who can be compared with the row's pose, nearest first."""
+    boxes = POSES[["x1", "y1", "x2", "y2"]].to_numpy().tolist()
+    points = [None if p is None else np.reshape(p, (-1, 3)) for p in POSES["keypoints"]]
+    found, own = [], points[row]
+    for other in pool:
+        theirs = points[other]
+        if own is not None and theirs is not None:
+            distance = reference.pose_distance(own, boxes[row], theirs, boxes[other])
+            found += [] if distance is None else [(distance, other)]
+    return sorted(found)
+
+
+def similarities_are_of_embeddings(found: Neighbours) -> bool:
+    """Whatever references are chosen by."""
+    row, rank = np.nonzero(found.rows >= 0)
+    wanted = np.full(found.rows.shape, -np.inf)
+    wanted[row, rank] = (EMBEDDINGS.astype(np.float64)[row] * EMBEDDINGS[found.rows[row, rank]]).sum(axis=1)
+    np.testing.assert_allclose(found.similarity, wanted, rtol=1e-5)
+    return found.similarity.dtype == np.float32
+
+
+def by_similarity(row: int, chosen: Sequence[int]) -> list[int]:
+    """The most similar first, whatever they were chosen by."""
+    return [other for other, _ in reference.ranked(EMBEDDINGS.astype(np.float64), row, chosen, len(chosen))]
+
+
+@pytest.mark.parametrize("pool", [9, "all"])
+@pytest.mark.parametrize("select", ["most_similar", *CONTROLS])
+def test_fewer_are_the_most_similar_of_those_chosen(select: str, pool: object) -> None:
+    """So that heads get the same of an index as of a draw, whatever n others are trained with at once."""
+    chosen = controlled(select, pool=pool)
+    many = everyone(chosen, table=POSES)
+    assert similarities_are_of_embeddings(many)
+    assert (many.rows >= 0).mean() > 0.5
+    for n in (0, 1, 3):
+        few = everyone(chosen, n, table=POSES)
+        np.testing.assert_array_equal(few.rows, many.rows[:, :n])
+        np.testing.assert_array_equal(few.similarity, many.similarity[:, :n])
+    for row, rows in enumerate(many.rows.tolist()):
+        there = [other for other in rows if other >= 0]
+        assert len(set(there)) == len(there) and row not in there
+        assert rows == by_similarity(row, there) + [-1] * (6 - len(there))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("few", [0, 1 << 20])
+def test_least_similar(scope: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.index, "FEW", few)
+    pool = members(pools(options(pool=9, scope=scope)))  # the pools of the most similar
+    everybody = [candidates(row, scope) for row in range(len(TABLE))]
+    for chosen, of in ((options(pool=9, scope=scope), pool), (options(pool="all", scope=scope), everybody)):
+        least = [by_similarity(row, own)[-6:] for row, own in enumerate(of)]
+        check(everyone(chosen.model_copy(update={"select": "least_similar"})), EMBEDDINGS, least, 6)
+
+
+@pytest.mark.parametrize("pool", [9, "all"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_random_ones(scope: str, pool: object) -> None:
+    chosen = options(select="random", pool=pool, scope=scope)
+    found = everyone(chosen)
+    for row, rows in enumerate(found.rows):
+        allowed = candidates(row, scope)
+        assert set(rows[rows >= 0].tolist()) <= set(allowed)
+        assert (rows >= 0).sum() == min(6, len(allowed))
+    np.testing.assert_array_equal(everyone(chosen).rows, found.rows)
+    best = everyone(options(pool=pool, scope=scope))
+    for other in (best, everyone(chosen.model_copy(update={"seed": 1})), everyone(chosen, epoch=1)):
+        assert (np.sort(other.rows) != np.sort(found.rows))[: COUNT["a"]].any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("pool", [8, "all"])
+def test_each_candidate_is_as_likely_as_the_others(pool: object) -> None:
+    chosen, row = options(select="random", pool=pool), 20
+    gallery = make_gallery(TABLE, EMBEDDINGS, chosen)
+    drawn = [find_references(gallery, "a", chosen, 6, epoch).rows[row] for epoch in range(1000)]
+    found, counts = np.unique(drawn, return_counts=True)
+    assert found.tolist() == candidates(row)
+    expected = 6000 / len(found)
+    assert counts.min() > 0.8 * expected and counts.max() < 1.2 * expected
+
+
+@pytest.mark.parametrize("few", [0, 1 << 20])
+@pytest.mark.parametrize("pool", [100, "all"])
+def test_most_similar_of_other_videos(pool: object, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.index, "FEW", few)
+    video = TABLE["video"].to_numpy()
+    score = TABLE["score"].to_numpy() >= 0.2
+    allowed = [np.flatnonzero((video != video[row]) & score).tolist() for row in range(len(TABLE))]
+    check(everyone(controlled("other_video", pool=pool, min_score=0.2)), EMBEDDINGS, allowed, 6)
+    one = everyone(controlled("other_video", pool=pool), table=TABLE.loc[video == "a"])
+    assert (one.rows == -1).all() and np.isneginf(one.similarity).all()
+
+
+def test_pools_of_other_videos_are_drawn_of_all_of_them() -> None:
+    chosen, row = controlled("other_video"), 20
+    gallery = make_gallery(TABLE, EMBEDDINGS, chosen)
+    found = [find_references(gallery, "a", chosen, 6, epoch).rows[row] for epoch in range(100)]
+    assert len(np.unique(found)) > 6 and np.min(found) >= COUNT["a"]  # the best six of all would be the same six
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("pool", [9, "all"])
+def test_the_oracle_takes_the_nearest_pose(scope: str, pool: object) -> None:
+    chosen = options(select="oracle", scope=scope, pool=pool)
+    shows = [points is not None and points.reshape(-1, 3)[:, 2].any() for points in POSES["keypoints"]]
+    if pool == "all":
+        of = [candidates(row, scope) for row in range(len(TABLE))]
+    else:
+        of = members(pools(chosen, table=POSES))
+        assert all(shows[other] for pool in of for other in pool)  # nobody is drawn who cannot be chosen
+    found = everyone(chosen, table=POSES)
+    assert similarities_are_of_embeddings(found)
+    for row, rows in enumerate(found.rows):
+        assert rows[rows >= 0].tolist() == by_similarity(row, [other for _, other in distances(row, of[row])[:6]])
+    assert not all(shows) and (found.rows[~np.array(shows)] == -1).all()
+    best = everyone(options(scope=scope, pool=pool))
+    assert (found.rows != best.rows).any(axis=1).mean() > 0.5
+
+
+def test_pose_distance_by_hand() -> None:
+    """Two joints, a third of the size apart in x; the same pose elsewhere and twice as large is no distance away."""
+    table = pd.DataFrame(
+        [[0, 0, 30, 60], [100, 50, 160, 170], [0, 0, 30, 60], [0, 0, 30, 60]], columns=["x1", "y1", "x2", "y2"]
+    )
+    table["keypoints"] = pd.Series(
+        [
+            np.array([[10, 10, 2], [20, 40, 1], [5, 5, 0]]), np.array([[120, 70, 2], [140, 130, 2], [0, 0, 0]]),
+            np.array([[30, 10, 2], [20, 40, 2], [1, 1, 2]]), np.array([[0, 0, 0], [0, 0, 0], [9, 9, 1]]),
+        ],
+        dtype=object,
+    )  # fmt: skip
+    poses = normalised_poses(table)
+    found = pose_distance(poses, np.repeat(poses[None], 4, axis=0))
+    np.testing.assert_allclose(found[0], [0, 0, (20 / 60) / 2, np.inf], atol=1e-12)
+    np.testing.assert_allclose(found[:3, 3], [np.inf] * 3)  # one of three joints is too little
+    assert found[3, 2] == pytest.approx(np.hypot(8, 8) / 60)  # but all of those that this person shows
+    assert normalised_poses(table.iloc[:0]).shape == (0, 0, 3)
+    nobody = table.assign(keypoints=None)
+    assert np.isinf(pose_distance(normalised_poses(nobody), normalised_poses(nobody)[None].repeat(4, axis=0))).all()
+
+
+@pytest.mark.parametrize("pool", [9, "all"])
+@pytest.mark.parametrize("select", ["most_similar", "least_similar", "random", "oracle"])
+def test_causal_pools_are_of_earlier_frames(select: str, pool: object) -> None:
+    chosen = options(select=select, causal=True, pool=pool, exclude_window=2)
+    found = everyone(chosen, table=POSES)
+    frame, video = TABLE["frame"].to_numpy(), TABLE["video"].to_numpy()
+    row, rank = np.nonzero(found.rows >= 0)
+    other = found.rows[row, rank]
+    assert (frame[other] < frame[row] - 2).all() and (video[other] == video[row]).all() and len(other) > 100
+    if select == "most_similar":
+        check(
+            everyone(options(causal=True, pool=100 if pool == 9 else "all", exclude_window=2)),
+            EMBEDDINGS, [candidates(row, window=2, causal=True) for row in range(len(TABLE))], 6,
+        )  # fmt: skip
+        assert (found.rows[frame < 3] == -1).all()  # nobody was there before them
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"select": "other_video"}, "needs scope dataset"),
+        ({"causal": True, "scope": "dataset"}, "causal needs scope video"),
+    ],
+)
+def test_choices_that_make_no_sense(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        options(**changes)
 
 
 # --------------------------------------------------------------------------------------------------- what is said

@@ -44,7 +44,7 @@ def write(folder: Path, form: FeatureSchema, proposals: int, zero: Sequence[int]
         for proposal in range(proposals):
             values = rng.normal(size=(form.views, 1 + len(form.offsets), *form.map_shape)).astype(np.float32)
             values = np.maximum(values, 0) * (proposal not in zero)
-            writer.append(values[:, 0], values[:, 1:])
+            writer.append(values[:, 0], values[:, 1:], np.ones((form.views, 2, 3)))
 
 
 def committed(folder: Path) -> dict[str, tuple[int, str]]:

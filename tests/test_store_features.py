@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,17 @@ def maps(proposals: int, form: FeatureSchema, seed: int = 0) -> tuple[np.ndarray
 
 def write(folder: Path, form: FeatureSchema, key: np.ndarray, local: np.ndarray) -> VideoFeatures:
     with FeatureWriter(folder, form, len(key)) as writer:
-        for one, others in zip(key, local, strict=True):
-            writer.append(one, others)
+        for number, (one, others) in enumerate(zip(key, local, strict=True)):
+            writer.append(one, others, affines(number, form))
     return reopen(folder)
+
+
+def affines(proposal: int, form: FeatureSchema) -> np.ndarray:
+    """(V, 2, 3) affines of a proposal, no two alike; the last view is mirrored."""
+    out = np.random.default_rng(proposal).uniform(0.5, 1, (form.views, 2, 3)) * [[1, -0.1, 9], [0.1, 1, 9]]
+    if form.mirrored is not None:
+        out[form.mirrored, 0] *= -1
+    return out
 
 
 def reopen(folder: Path) -> VideoFeatures:
@@ -120,6 +129,50 @@ def test_several_views(tmp_path: Path) -> None:
     assert features.embedding.shape == (3, 2, C)
 
 
+def test_every_view_has_its_affine(tmp_path: Path) -> None:
+    form = schema(views=3, mirrored=2)
+    features = write(tmp_path, form, *maps(40, form))
+    want = np.stack([affines(number, form) for number in range(40)])
+    got = features.affine()
+    assert got is not None and (got.dtype, got.shape) == (np.float64, (40, 3, 2, 3)) and np.array_equal(got, want)
+    for rows in ([39, 0, 0], np.array([5]), slice(30, 35), slice(0, 0)):
+        chosen = features.affine(rows)
+        assert chosen is not None and np.array_equal(chosen, want[rows])
+    assert features.schema == form
+    group: Any = zarr.open(features.path, mode="r")
+    assert group.attrs["mirrored"] == 2
+    assert group["affine"].metadata.dimension_names == ("proposal", "view", "row", "column")
+
+
+def test_one_view_has_the_affine_of_its_box(tmp_path: Path) -> None:
+    features = write(tmp_path, schema(), *maps(2, schema()))
+    assert features.affine() is None and "affine" not in features.keys()  # noqa: SIM118
+    assert "mirrored" not in features.group.attrs
+
+
+def test_several_views_without_affines_of_earlier_releases(tmp_path: Path) -> None:
+    form = schema(views=2, dtype="float16")
+    key, local = (array.astype(np.float16).astype(np.float32) for array in maps(3, form))
+    write(tmp_path, form, key, local)
+    shutil.rmtree(tmp_path / GROUP / "affine")
+    features = reopen(tmp_path)
+    assert features.affine() is None and np.array_equal(features.key(), key)
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((1, 2, 3)), np.zeros((2, 3, 2)), np.full((2, 2, 3), np.nan)], ids=str)
+def test_views_without_sound_affines_are_refused(tmp_path: Path, wrong: np.ndarray | None) -> None:
+    form = schema(views=2)
+    key, local = maps(1, form)
+    with pytest.raises(ValueError, match="2 views need finite affines"), FeatureWriter(tmp_path, form, 1) as writer:
+        writer.append(key[0], local[0], wrong)
+
+
+@pytest.mark.parametrize("changes", [{"mirrored": 0}, {"views": 2, "mirrored": 2}, {"views": 2, "mirrored": -1}])
+def test_the_mirrored_view_must_be_one(changes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="mirrored"):
+        schema(**changes)
+
+
 def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     form = schema()
     key, local = maps(40, form)
@@ -137,7 +190,8 @@ def test_views_and_offsets_are_chosen(tmp_path: Path, dtype: str) -> None:
     form = schema(views=3, offsets=(-2, -1, 1, 2), dtype=dtype)
     features = write(tmp_path, form, *maps(5, form))
     key, local = features.key(), features.local()
-    assert features.sizes == {"proposal": 5, "view": 3, "offset": 4, "channel": C, "y": H, "x": W}
+    sizes = {"proposal": 5, "view": 3, "offset": 4, "channel": C, "y": H, "x": W, "row": 2, "column": 3}
+    assert features.sizes == sizes
     assert np.array_equal(features.key([4, 0], views=[2]), key[[4, 0]][:, [2]])
     assert np.array_equal(features.local(slice(1, 3), [0, 2], [2, -1]), local[1:3][:, [0, 2]][:, :, [3, 1]])
     assert np.array_equal(features.local(3, offsets=[1]), local[3][:, [2]])
@@ -161,7 +215,7 @@ def test_plain_zarr_opens_it(tmp_path: Path) -> None:
     key, local = maps(33, schema())
     features = write(tmp_path, schema(), key, local)
     group: Any = zarr.open(features.path, mode="r")
-    assert dict(group.attrs) == schema().model_dump(mode="json")
+    assert dict(group.attrs) == schema().attributes
     scale = group["key_scale"][:]
     assert np.array_equal(group["key"][:] * scale[..., None, None], features.key())
     assert {name: group[name].metadata.dimension_names for name in group} == {
@@ -208,10 +262,10 @@ def test_wrong_count_is_refused(tmp_path: Path, announced: int) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
-@pytest.mark.parametrize("array", ["key", "local", "embedding", "key_scale", "local_scale"])
+@pytest.mark.parametrize("array", ["key", "local", "embedding", "key_scale", "local_scale", "affine"])
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_flipped_bit_is_never_returned_as_data(tmp_path: Path, codec: str, array: str) -> None:
-    form = schema(codec=codec)
+    form = schema(codec=codec, views=2 if array == "affine" else 1)
     features = write(tmp_path, form, *maps(2, form))
     files, want = committed(tmp_path), features.read(array)
     shard = largest_shard(tmp_path, array)

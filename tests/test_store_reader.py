@@ -55,7 +55,7 @@ def write_video(
         with FeatureWriter(attempt.path, schema, count) as writer:
             for _ in range(count):
                 maps = rng.random((schema.views, 1 + len(schema.offsets), *schema.map_shape), np.float32)
-                writer.append(maps[:, 0], maps[:, 1:])
+                writer.append(maps[:, 0], maps[:, 1:], rng.random((schema.views, 2, 3)))
         write_table(attempt.path, "proposals", proposals(video, count))
         attempt.meta = {"proposals": count}
 
@@ -330,8 +330,22 @@ def test_sample_of_a_view(root: Path) -> None:
     assert np.array_equal(sample.key, features.key([2])[0, 1])
     assert np.array_equal(sample.local, features.local([2])[0, 1])
     assert not np.array_equal(sample.key, stored.sample(("two", 2)).key)
+    affines = features.affine([2])
+    assert affines is not None and sample.affine is not None and np.array_equal(sample.affine, affines[0, 1])
     write_video(root, "alone", 1, schema=SCHEMA.model_copy(update={"offsets": ()}))
-    assert store.open(root).sample(("alone", 0)).local.shape == (0, 4, 6, 5)
+    alone = store.open(root).sample(("alone", 0))
+    assert alone.local.shape == (0, 4, 6, 5) and alone.affine is None
+
+
+def test_references_of_a_view_are_clean_and_those_of_the_mirrored_view_mirrored(root: Path) -> None:
+    write_video(root, "views", 5, schema=SCHEMA.model_copy(update={"views": 3, "mirrored": 2, "dtype": "float16"}))
+    write_neighbours(root, "views", {4: [0, 2]})
+    stored = store.open(root)
+    features = stored.features("views")
+    for view, shown in ((0, 0), (1, 0), (2, 2)):
+        sample = stored.sample(("views", 4), view=view)
+        assert np.array_equal(sample.key, features.key([4])[0, view])
+        assert np.array_equal(sample.references, features.key([0, 2])[:, shown])
 
 
 def test_sample_of_what_is_not_there(root: Path) -> None:

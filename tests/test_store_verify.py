@@ -43,7 +43,11 @@ def write_features(folder: Path, form: FeatureSchema, proposals: int = PROPOSALS
         for row in range(proposals):
             key = draw.gamma(0.5, size=(form.views, *form.map_shape)).astype(np.float32)
             local = draw.gamma(0.5, size=(form.views, len(form.offsets), *form.map_shape)).astype(np.float32)
-            writer.append(key * (row != 7), local * (row != 9))
+            affines = np.repeat(draw.normal(size=(1, 2, 3)), form.views, axis=0)
+            affines[:, 0] *= np.sign(np.linalg.det(affines[:, :, :2]))[:, None]
+            if form.mirrored is not None:
+                affines[form.mirrored, 0] *= -1
+            writer.append(key * (row != 7), local * (row != 9), affines)
 
 
 def proposals_table(video: str, proposals: int = PROPOSALS) -> pd.DataFrame:
@@ -88,6 +92,7 @@ FORMS = {
     "uint8, zstd": {"codec": "zstd"},
     "float16, crc32c": {"dtype": "float16"},
     "float16, zstd, two views": {"dtype": "float16", "codec": "zstd", "views": 2},
+    "uint8, three views, one mirrored": {"views": 3, "mirrored": 2},
     "no local maps": {"offsets": ()},
 }
 
@@ -190,6 +195,13 @@ def put(index: tuple[int, ...], value: float) -> Callable[[np.ndarray], None]:
     return change
 
 
+def turn(proposal: int, view: int) -> Callable[[np.ndarray], None]:
+    def change(values: np.ndarray) -> None:
+        values[proposal, view, 0] *= -1
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("write", "line"),
     [
@@ -209,6 +221,13 @@ def put(index: tuple[int, ...], value: float) -> Callable[[np.ndarray], None]:
             "proposal 8, view 0, offset 1: local holds values that are not finite",
         ),
         (rewritten("key", put((8, 0), 0), dtype="float16"), "proposal 8, view 0: embedding is not the mean of key"),
+        (
+            rewritten("affine", put((5, 1), 0.0), views=2),
+            "proposal 5, view 1: affine cuts no crop: [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]",
+        ),
+        (rewritten("affine", put((5, 1, 0, 2), np.nan), views=2), "proposal 5, view 1: affine cuts no crop: ["),
+        (rewritten("affine", turn(37, 0), views=2), "proposal 37, view 0: affine mirrors the clean crop"),
+        (rewritten("affine", turn(8, 1), views=2, mirrored=1), "proposal 8, view 1: affine does not mirror"),
         (lambda attempt: write_features(attempt.path, schema(), 39), "features of 39 proposals, 40 were committed"),
     ],
 )  # fmt: skip
@@ -252,6 +271,26 @@ def test_an_index_that_was_written_wrong(tmp_path: Path) -> None:
         stage = written(StageFolder(tmp_path / name), lambda attempt, value=value: shift(attempt, 4, value))
         [line] = faults(stage)
         assert line == f"extract clip: proposals 0 to 31: the index of {GROUP}/key/c/0/0/0/0/0 {words}"
+
+
+def test_augmented_views_may_mirror_and_earlier_releases_stored_no_affines(tmp_path: Path) -> None:
+    mirroring = rewritten("affine", turn(8, 1), views=3, mirrored=2)
+    assert faults(written(StageFolder(tmp_path / "s"), mirroring)) == []
+
+    def without(attempt: Attempt) -> None:
+        write_features(attempt.path, schema(views=2))
+        shutil.rmtree(attempt.path / GROUP / "affine")
+
+    assert faults(written(StageFolder(tmp_path / "t"), without)) == []
+
+
+def test_lost_affines_are_found(tmp_path: Path) -> None:
+    stage = written(StageFolder(tmp_path / "s"), lambda attempt: write_features(attempt.path, schema(views=2)))
+    path = stored(stage, f"{GROUP}/affine/c/0/0/0/0")
+    flip(path, 300)
+    assert faults(stage) == [f"extract clip: {GROUP}/affine/c/0/0/0/0 does not match its checksum"]
+    path.unlink()
+    assert faults(stage) == [f"extract clip: {GROUP}/affine/c/0/0/0/0 is missing"]
 
 
 def test_many_faults_are_cut_short(tmp_path: Path) -> None:
@@ -354,6 +393,19 @@ def test_neighbours_of_other_videos(tmp_path: Path, video: str, reference: int, 
         attempt.meta = {"proposals": PROPOSALS, "fewer_than_n": 0}
     wanted = [] if line is None else [f"extract clip: proposal 37: in neighbours.parquet {line}"]
     assert faults(stage, splits=splits) == wanted
+
+
+def test_neighbours_of_the_own_video_where_only_others_were_asked_for(tmp_path: Path) -> None:
+    record = make_record("extract", 1, {"n": 2, "scope": "dataset", "select": "other_video"}, {})
+    table = neighbours()
+    table["reference_video"] = at(74, "clip")(pd.Series("other", index=table.index))
+    stage = StageFolder(tmp_path / "s")
+    stage.begin(record)
+    with stage.writing(record, "clip", "") as attempt:
+        write_table(attempt.path, "neighbours", table)
+        attempt.meta = {"proposals": PROPOSALS, "fewer_than_n": 0}
+    line = "proposal 37: in neighbours.parquet reference 38 is of video 'clip'"
+    assert faults(stage, splits=splits) == [f"extract clip: {line}"]
 
 
 def test_neighbours_that_are_missing(tmp_path: Path) -> None:

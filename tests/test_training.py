@@ -46,14 +46,14 @@ def test_learns_where_the_joints_are(precision: str) -> None:
     model, losses = trained(features, epochs=18, milestones=(14,), precision=precision)
     assert len(losses) == 18 and losses[-1] < 0.1 * losses[0]
     references = drawn(features)
-    poses = predict_poses(model, features, references, "product", batch_size=7)
+    [poses] = predict_poses(model, features, references, "product", batch_size=7)
     assert poses.shape == (20, JOINTS, 3)
     truth = np.stack(features.table["keypoints"].tolist())
     pixel = features.regions[:, 2] / GRID[1]  # frame px
     assert (np.abs(poses[..., :2] - truth[..., :2]).max(axis=(1, 2)) <= pixel).all()
     assert 0.3 < np.median(poses[..., 2] / features.table["score"].to_numpy()[:, None]) < 1.3
 
-    alone = predict_poses(model, features, references, "heatmap", batch_size=20)
+    [alone] = predict_poses(model, features, references, "heatmap", batch_size=20)
     np.testing.assert_allclose(poses[..., 2], alone[..., 2] * features.table["score"].to_numpy()[:, None], atol=1e-5)
     np.testing.assert_allclose(poses[..., :2], alone[..., :2])
 
@@ -68,7 +68,7 @@ def test_variants_train_and_predict(changes: dict[str, Any]) -> None:
     features = problem()
     model, losses = trained(features, heads, epochs=8)
     assert losses[-1] < 0.6 * losses[0]
-    poses = predict_poses(model, features, drawn(features, n=heads.n), "product", batch_size=8)
+    [poses] = predict_poses(model, features, drawn(features, n=heads.n), "product", batch_size=8)
     assert poses.shape == (20, JOINTS, 3) and np.isfinite(poses).all()
 
 

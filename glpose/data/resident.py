@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from store.errors import CheckpointError
+from store.errors import CheckpointError, StoreError
 from store.features import VideoFeatures
 from store.reader import Store
 from store.schema import FeatureSchema
+
+View = int | Literal["mirrored"]  # a stored view by its number, or the one that is mirrored
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,16 @@ class Maps:
 
     def take(self, rows: Tensor, view: Tensor | int = 0) -> Tensor:
         """Rows (B,) as float32 (B, ..., C, H, W), dequantised on the device. view: of all, or (B,) of each."""
-        maps = self.values[rows, view].float()
-        return maps if self.scale is None else maps.mul_(self.scale[rows, view][..., None, None])
+        if isinstance(view, int):
+            chosen = Maps(self.values[:, view], None if self.scale is None else self.scale[:, view])
+        else:
+            rows = rows * self.values.shape[1] + view
+            chosen = Maps(self.values.flatten(0, 1), None if self.scale is None else self.scale.flatten(0, 1))
+        maps = chosen.values.index_select(0, rows)
+        return maps.float() if chosen.scale is None else maps * chosen.scale.index_select(0, rows)[..., None, None]
+
+
+TYPES = {"uint8": torch.uint8, "float16": torch.float16}  # by how a store holds its maps
 
 
 @dataclass(frozen=True)
@@ -82,35 +95,47 @@ class ResidentFeatures:
         return replace(self, table=table, key=maps[0], local=maps[1], embedding=self.embedding[start:stop].to(device))
 
 
-def positions_within(offsets: Sequence[int], k: int) -> list[int]:
-    """Positions of the offsets -k .. k among `offsets`."""
-    return [position for position, offset in enumerate(offsets) if abs(offset) <= k]
+def positions_within(offsets: Sequence[int], k: int, causal: bool = False) -> list[int]:
+    """Positions of the offsets -k .. k, or -k .. -1 if causal, among `offsets`."""
+    return [position for position, offset in enumerate(offsets) if -k <= offset <= (-1 if causal else k)]
 
 
-BLOCK = 32  # proposals that are read at once where the device has memory of its own
+BLOCK = 32  # proposals that are read at once: those of a shard
+READERS = 4  # threads: while one waits for the disk, others check and copy
 
 
 def load_resident(
-    store: Store, table: pd.DataFrame, offsets: Sequence[int], views: Sequence[int], device: torch.device
+    store: Store, table: pd.DataFrame, offsets: Sequence[int], views: Sequence[View], device: torch.device
 ) -> ResidentFeatures:
     """Load the features of proposals of whole videos to the device.
 
     table: the proposals, with keypoints, by video and proposal. offsets: local maps to load. views: stored views to
     load, the clean one first. torch.OutOfMemoryError where the device has not enough memory; CheckpointError where
-    videos hold features of several backbones.
+    videos hold features of several backbones, StoreError where one has no such view.
     """
-    held: dict[str, Tensor] = {}  # each array is made once, whole, and filled video by video
-    schema: FeatureSchema | None = None
-    start = 0
-    for video, group in table.groupby("video", sort=False):
-        features = store.features(str(video))
-        schema = schema or features.schema
+    videos = {str(video): group["proposal"].to_numpy() for video, group in table.groupby("video", sort=False)}
+    opened = {video: store.features(video) for video in videos}
+    schema = next(iter(opened.values())).schema
+    for video, features in opened.items():
         if features.schema.space != schema.space:
             raise CheckpointError(f"video {video!r} holds features of another backbone: run extract for all videos")
-        _load_video(held, start, len(table), features, group["proposal"].to_numpy(), offsets, views, device)
-        start += len(group)
-    if schema is None:
-        raise ValueError("the table is empty")
+    numbers = {video: [_number_of(features, view) for view in views] for video, features in opened.items()}
+    held = _empty(schema, len(table), len(offsets), len(views), device)
+    buffers = threading.local()
+    parts = []
+    start = 0
+    for video, rows in videos.items():
+        for first in range(0, len(rows), BLOCK):
+            own = rows[first : first + BLOCK]
+            parts.append((video, own, {name: array[start : start + len(own)] for name, array in held.items()}))
+            start += len(own)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="load_resident") as pool:
+        waiting = [
+            pool.submit(_load_part, opened[video], own, targets, offsets, numbers[video], buffers)
+            for video, own, targets in parts
+        ]
+        for done in waiting:
+            done.result()
     return ResidentFeatures(
         schema=schema,
         offsets=tuple(offsets),
@@ -127,38 +152,50 @@ def map_bytes(schema: FeatureSchema) -> int:
     return values + 4 * schema.channels if schema.dtype == "uint8" else 2 * values
 
 
-def _load_video(
-    held: dict[str, Tensor],
-    start: int,
-    total: int,
+def _number_of(features: VideoFeatures, view: View) -> int:
+    """The number of a stored view of a video, whose videos need not all store as many."""
+    schema = features.schema
+    if view != "mirrored" and 0 <= view < schema.views:
+        return view
+    if view != "mirrored":
+        raise StoreError(f"video {features.video!r} has no view {view}; it has {schema.views}, numbered from 0")
+    if schema.mirrored is None:
+        raise StoreError(
+            f"video {features.video!r} has no mirrored view, which the flip test needs: set extract.mirror=true and "
+            "run extract again"
+        )
+    return schema.mirrored
+
+
+def _empty(schema: FeatureSchema, rows: int, offsets: int, views: int, device: torch.device) -> dict[str, Tensor]:
+    """Arrays for so many proposals, by their names in the store."""
+    leads: dict[str, tuple[int, ...]] = {"key": (rows, views), **({"local": (rows, views, offsets)} if offsets else {})}
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    shapes = {name: ((*lead, *schema.map_shape), TYPES[schema.dtype]) for name, lead in leads.items()}
+    if schema.dtype == "uint8":
+        shapes |= {f"{name}_scale": ((*lead, schema.channels), torch.float32) for name, lead in leads.items()}
+    shapes["embedding"] = ((rows, schema.channels), torch.float32)
+    return {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in shapes.items()}
+
+
+def _load_part(
     features: VideoFeatures,
     rows: np.ndarray,
+    targets: dict[str, Tensor],
     offsets: Sequence[int],
     views: Sequence[int],
-    device: torch.device,
+    buffers: threading.local,
 ) -> None:
-    """Fill the rows from `start` on with these proposals, as stored. held: made whole by the first video.
-
-    rows: (n,) of the video. total: rows of all videos.
-    """
-
-    def place(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if name not in held:
-            held[name] = torch.empty((total, *shape), dtype=dtype, device=device)
-        return held[name][start : start + len(rows)]
-
-    stored = torch.uint8 if features.schema.dtype == "uint8" else torch.float16
+    """Fill the targets with these proposals (n,) of a video, as stored. buffers: of this thread, to be used again."""
     chosen = [features.schema.offsets.index(offset) for offset in offsets]
-    names: dict[str, tuple[int, ...]] = {"key": (), **({"local": (len(chosen),)} if chosen else {})}
-    for name, lead in names.items():
-        target = place(name, (len(views), *lead, *features.schema.map_shape), stored)
-        _read_maps(target, features, name, rows, views, chosen if lead else None)
-        if stored == torch.uint8:
-            scale = features.read(f"{name}_scale", rows)[:, list(views)]
-            scale = scale[:, :, chosen] if lead else scale
-            place(f"{name}_scale", scale.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(scale)))
-    embedding = features.read("embedding", rows)[:, 0]
-    place("embedding", embedding.shape[1:], torch.float32).copy_(torch.from_numpy(np.ascontiguousarray(embedding)))
+    for name, target in targets.items():
+        if name in ("key", "local"):
+            _read_maps(target, features, name, rows, views, chosen if name == "local" else None, buffers)
+            continue
+        small = features.read(name, rows)
+        small = small[:, 0] if name == "embedding" else small[:, list(views)]
+        small = small[:, :, chosen] if name == "local_scale" else small
+        target.copy_(torch.from_numpy(np.ascontiguousarray(small)))
 
 
 def _read_maps(
@@ -168,14 +205,16 @@ def _read_maps(
     rows: np.ndarray,
     views: Sequence[int],
     offsets: Sequence[int] | None,
+    buffers: threading.local,
 ) -> None:
-    """Read maps straight into memory of this machine; for another device by way of one reused, pinned buffer."""
+    """Read maps straight into memory of this machine; for another device by way of a pinned buffer."""
     reader = features.reader(name)
     if target.device.type == "cpu":
         reader.read_into(target.numpy(), rows, views, offsets)
         return
-    buffer = torch.empty((BLOCK, *target.shape[1:]), dtype=target.dtype, pin_memory=target.device.type == "cuda")
-    for first in range(0, len(rows), BLOCK):
-        part = rows[first : first + BLOCK]
-        reader.read_into(buffer[: len(part)].numpy(), part, views, offsets)
-        target[first : first + len(part)].copy_(buffer[: len(part)])  # waits: the buffer is filled again next
+    if not hasattr(buffers, name):
+        pinned = target.device.type == "cuda"
+        setattr(buffers, name, torch.empty((BLOCK, *target.shape[1:]), dtype=target.dtype, pin_memory=pinned))
+    buffer = getattr(buffers, name)[: len(rows)]
+    reader.read_into(buffer.numpy(), rows, views, offsets)
+    target.copy_(buffer)  # waits: the buffer is filled again next

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from glpose.data.resident import Maps, ResidentFeatures, load_resident, map_bytes
+from glpose.data.resident import Maps, ResidentFeatures, View, load_resident, map_bytes
 from glpose.geometry import crop_frame
 from store.errors import CheckpointError, DataError, TrainingError
 from store.reader import Store
@@ -68,7 +68,8 @@ class SplitFeatures:
 
     table: `Store.table` rows with keypoints, by video and proposal. embedding: (P, C) float32, of the clean view.
     regions: (P, 3) cx, cy, sw of the clean view's crop, frame px. held: the features in device or host memory, None
-    where windows are read from the store.
+    where windows are read from the store. affines: (P, V, 2, 3) float64, frame px to crop px of the V views in memory
+    but the mirrored one; None where the clean view is all. mirrored: number of the mirrored one in memory, if any.
     """
 
     schema: FeatureSchema
@@ -80,6 +81,8 @@ class SplitFeatures:
     residency: Residency
     held: ResidentFeatures | None
     read: Callable[[pd.DataFrame], ResidentFeatures] | None = None
+    affines: np.ndarray | None = None
+    mirrored: int | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -165,12 +168,14 @@ def open_split(
     asked: Asked = "auto",
     window: int | None = None,
     views: int = 1,
+    mirrored: bool = False,
 ) -> SplitFeatures:
     """A split's features with local maps of offsets -k..k, brought to where `asked` says, or to where they fit.
 
-    window: proposals of a window at most; None: the whole split where it fits, else as many as fit twice. DataError
-    where the split has no proposals, CheckpointError where so many local frames or views were not extracted,
-    TrainingError where memory is too small.
+    window: proposals of a window at most; None: the whole split where it fits, else as many as fit twice. mirrored:
+    with the mirrored view too, after the `views` first ones. DataError where the split has no proposals,
+    CheckpointError where so many local frames were not extracted, StoreError where a view was not, TrainingError where
+    memory is too small.
     """
     table = store.table(keypoints=True)
     table = table.loc[(table["split"] == split) & table["video"].isin(list(videos or store.videos))]
@@ -184,11 +189,12 @@ def open_split(
         raise CheckpointError(f"heads with k = {k} need {k} local frames on each side; the store holds {stored}")
     spans = spans_of(table)
     sizes = {video: stop - start for video, (start, stop) in spans.items()}
-    plan = plan_residency(sizes, map_bytes(schema) * views * (1 + len(offsets)), device, asked, window)
+    shown: list[View] = [*range(views), *(["mirrored"] if mirrored else [])]
+    plan = plan_residency(sizes, map_bytes(schema) * len(shown) * (1 + len(offsets)), device, asked, window)
 
     def read(part: pd.DataFrame, where: torch.device = device) -> ResidentFeatures:
         try:
-            return load_resident(store, part, offsets, range(views), where)
+            return load_resident(store, part, offsets, shown, where)
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"{len(part)} proposals do not fit into the memory of {where}: lower train.window, or use fewer local "
@@ -208,6 +214,8 @@ def open_split(
         residency=plan,
         held=held,
         read=read,
+        affines=_affines(store, table, spans, views) if views > 1 else None,
+        mirrored=views if mirrored else None,
     )
 
 
@@ -216,6 +224,15 @@ def _embeddings(store: Store, table: pd.DataFrame, spans: Mapping[str, tuple[int
     parts = [
         store.features(video).read("embedding", proposals[start:stop])[:, 0] for video, (start, stop) in spans.items()
     ]
+    return np.concatenate(parts)
+
+
+def _affines(store: Store, table: pd.DataFrame, spans: Mapping[str, tuple[int, int]], views: int) -> np.ndarray:
+    proposals, parts = table["proposal"].to_numpy(), []
+    for video, (start, stop) in spans.items():
+        stored = store.features(video).affine(proposals[start:stop])
+        assert stored is not None  # videos of several views have them
+        parts.append(stored[:, :views])
     return np.concatenate(parts)
 
 

@@ -18,6 +18,8 @@ HEAD_KERNELS = {"mlp": 1, "3x3": 3, "5x5": 5}  # an MLP over channels at each lo
 def local_weights(offsets: tuple[int, ...], options: HeadOptions) -> Tensor:
     """T of Eq. 2 for each offset: (2k,). Nearer frames weigh more; a frame's weight is the same for every k."""
     distance = torch.tensor([abs(offset) for offset in offsets], dtype=torch.float32)
+    if not options.weighted:
+        return torch.ones_like(distance)
     weights = {
         "inverse": 1 / distance,
         "linear": options.k + 1 - distance,
@@ -27,10 +29,12 @@ def local_weights(offsets: tuple[int, ...], options: HeadOptions) -> Tensor:
     return weights / weights.sum() if options.normalise_local and len(offsets) else weights
 
 
-def nonlocal_weights(similarity: Tensor, temperature: float) -> Tensor:
+def nonlocal_weights(similarity: Tensor, options: HeadOptions) -> Tensor:
     """Eq. 3: softmax over the n references, (B, n) or (B, n, C) per channel; -inf marks a missing one, weight 0."""
     present = torch.isfinite(similarity)
-    logits = (similarity / temperature).masked_fill(~present, -torch.inf)
+    if not options.weighted:
+        return present.to(similarity.dtype)
+    logits = (similarity / options.temperature).masked_fill(~present, -torch.inf)
     weights = torch.softmax(logits.masked_fill(~present.any(dim=1, keepdim=True), 0.0), dim=1)
     return weights * present
 
@@ -38,7 +42,8 @@ def nonlocal_weights(similarity: Tensor, temperature: float) -> Tensor:
 class GLPoseHeads(nn.Module):
     """Heatmaps of the key frame from its own, its local and its non-local feature maps.
 
-    offsets: the local frames' offsets, in the order of the maps given to `forward`; 2k of them.
+    offsets: the local frames' offsets, in the order of the maps given to `forward`; 2k of them, or k where
+    `options.causal` leaves out those after the key frame.
     """
 
     def __init__(self, channels: int, num_joints: int, offsets: tuple[int, ...], options: HeadOptions) -> None:
@@ -65,8 +70,12 @@ class GLPoseHeads(nn.Module):
         key: (B, C, H, W). local: (B, 2k, C, H, W). references: (B, n, C, H, W). similarity: (B, n), or (B, n, C) for
         per-channel weights; -inf for a missing reference, whose map is ignored.
         """
+        if self.options.inputs == "key_copies":  # each as similar to the key frame as the others
+            local = key[:, None].expand(-1, len(self.offsets), -1, -1, -1)
+            references = key[:, None].expand(-1, self.options.n, -1, -1, -1)
+            similarity = key.new_zeros(key.shape[0], self.options.n)
         w_local = self.local_weight.to(key.dtype)  # (2k,)
-        w_nonlocal = nonlocal_weights(similarity, self.options.temperature).to(key.dtype)
+        w_nonlocal = nonlocal_weights(similarity, self.options).to(key.dtype)
         if w_nonlocal.dim() == 2:
             w_nonlocal = w_nonlocal[..., None]  # (B, n, 1 or C)
         weighted = [key[:, None], local * w_local[:, None, None, None], references * w_nonlocal[..., None, None]]

@@ -8,13 +8,16 @@ The features that GLPose aggregates are branch 0 of stage 3.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 from store.errors import CheckpointError
 
@@ -118,6 +121,8 @@ class HRNet(nn.Module):
     row, and final_layer reads the features themselves. H and W are divisible by 32 for the heatmaps of 4 stages, by 16
     for those of 3 and for the features of either.
     A new network has `init_weights`'s weights and is in train mode, like every torch module.
+    checkpointing: set it to train in less memory: of the stem and of every module only the outputs are kept, and what
+    is within is computed again in the backward pass. Results are the same.
     """
 
     def __init__(self, width: int = 48, num_joints: int = 17, stages: int = 4) -> None:
@@ -126,6 +131,7 @@ class HRNet(nn.Module):
             got = f"{width}, {num_joints}, {stages}"
             raise ValueError(f"HRNet needs width >= 1, num_joints >= 0 and stages 3 or 4, not {got}")
         self.width, self.num_joints, self.stages = width, num_joints, stages
+        self.checkpointing = False
         c = [width * 2**branch for branch in range(4)]
 
         self.conv1, self.bn1 = conv_bn(3, 64, 3, 2)
@@ -153,7 +159,7 @@ class HRNet(nn.Module):
 
         Computes only what that branch needs. Raises ValueError for an H or W that the branches cannot halve evenly.
         """
-        return self.stage3[-1](self._to_last_fusion(images, multiple=16), rows=1)[0]
+        return self._run(self.stage3[-1], self._to_last_fusion(images, multiple=16), 1)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps: (B, 3, H, W) -> (B, num_joints, H/4, W/4).
@@ -163,11 +169,11 @@ class HRNet(nn.Module):
         if self.final_layer is None:
             raise CheckpointError("this HRNet has no final_layer (num_joints is 0): it gives features, not heatmaps")
         multiple = 32 if self.stages == 4 else 16
-        xs = self.stage3[-1](self._to_last_fusion(images, multiple))  # 3 branches, or branch 0 alone with stages=3
+        xs = self._run(self.stage3[-1], self._to_last_fusion(images, multiple))  # with stages=3, branch 0 alone
         if self.stages == 4:
             xs = _open(self.transition3, xs)
             for module in self.stage4:
-                xs = module(xs)
+                xs = self._run(module, xs)
         return self.final_layer(xs[0])
 
     def _to_last_fusion(self, images: Tensor, multiple: int) -> list[Tensor]:
@@ -175,21 +181,47 @@ class HRNet(nn.Module):
         height, width = images.shape[-2:]
         if height % multiple or width % multiple:
             raise ValueError(f"images are {height} x {width} (H x W): HRNet needs both divisible by {multiple} here")
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (B, 64, H/2, W/2)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)  # (B, 64, H/4, W/4)
-        x = self.layer1(x)  # (B, 256, H/4, W/4)
+        x = self._run(self._stem, images)
+        for block in self.layer1:
+            x = self._run(block, x)  # (B, 256, H/4, W/4)
         xs = [path(x) for path in self.transition1]
         for module in self.stage2:
-            xs = module(xs)
+            xs = self._run(module, xs)
         xs = _open(self.transition2, xs)
         for module in list(self.stage3)[:-1]:
-            xs = module(xs)
+            xs = self._run(module, xs)
         return xs
+
+    def _stem(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (B, 64, H/2, W/2)
+        return F.relu(self.bn2(self.conv2(x)), inplace=True)  # (B, 64, H/4, W/4)
+
+    def _run(self, part: Callable[..., Any], *inputs: Any) -> Any:
+        """part(*inputs), with `checkpointing` to be computed again in the backward pass."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return part(*inputs)
+        again = lambda: (nullcontext(), _statistics_kept(self))  # noqa: E731
+        return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=again)
 
 
 def _open(paths: nn.ModuleList, xs: list[Tensor]) -> list[Tensor]:
     """Apply a `transition`: n branches -> n + 1."""
     return [path(x) for path, x in zip(paths, [*xs, xs[-1]], strict=True)]
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms in train mode do as ever, but their statistics stay: they have seen this batch before."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+    counts = [layer.num_batches_tracked.clone() for layer in layers if layer.num_batches_tracked is not None]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, count
 
 
 def init_weights(module: nn.Module, std: float = 0.001) -> None:

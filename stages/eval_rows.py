@@ -1,0 +1,89 @@
+"""Rows of eval beside the trained variants: heads given as a file, and an HRNet's own heatmaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from glpose.data.dataset import joint_set, open_video
+from glpose.evaluation import decodings, predict_poses
+from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, resolve_checkpoint
+from glpose.options import HeadOptions
+from glpose.single_frame import load_single_frame, predict_frames
+from stages.config import PipelineConfig
+from stages.runtime import choose_device
+from stages.stage import Context, split_videos
+from stages.train import Split
+from store.errors import CheckpointError
+from store.record import file_digest
+from store.tables import BOX
+
+HEADS, HRNET = "given_heads", "hrnet"
+FILES = {"heads", "single_frame_hrnet"}  # options of eval that name files: in its record they are digests
+
+
+def digests(config: PipelineConfig) -> dict[str, Any]:
+    """For the record: digests of the files of the rows that are asked for. CheckpointError where one is not there."""
+    named = {HEADS: config.eval.heads, HRNET: config.eval.single_frame_hrnet}
+    return {row: file_digest(resolve_checkpoint(name)) for row, name in named.items() if name is not None}
+
+
+def labels(config: PipelineConfig) -> dict[str, str]:
+    """Row -> its name in tables, of those that are asked for."""
+    found = {}
+    if config.eval.heads is not None:
+        metadata = read_metadata(config.eval.heads)
+        heads = HeadOptions.model_validate_json(metadata["heads"])
+        how = "fine-tuned GLPose" if "before" in metadata else "given heads"
+        found[HEADS] = f"{how} (k={heads.k}, n={heads.n})"
+    if config.eval.single_frame_hrnet is not None:
+        found[HRNET] = f"HRNet-W{load_hrnet(config.eval.single_frame_hrnet).width} alone"
+    return found
+
+
+def poses(context: Context, shared: Split) -> dict[str, np.ndarray]:
+    """Row -> (P, J, 3) poses of all proposals of the evaluation split, of the rows that are asked for.
+
+    CheckpointError for heads of another feature space, or of more frames or references than this pipeline's, and for an
+    HRNet that does not predict the data's joints.
+    """
+    config, found = context.config, {}
+    if config.eval.heads is not None:
+        found[HEADS] = _of_heads(context, shared)
+    if config.eval.single_frame_hrnet is not None:
+        found[HRNET] = _of_hrnet(context, shared)
+    return found
+
+
+def _of_heads(context: Context, shared: Split) -> np.ndarray:
+    config = context.config
+    assert config.eval.heads is not None
+    model = load_heads(config.eval.heads, space=shared.features.schema.space).to(choose_device(config.runtime))
+    own, most = model.options, config.train.heads
+    if own.k > most.k or own.n > most.n:
+        raise CheckpointError(
+            f"{config.eval.heads} needs k = {own.k}, n = {own.n}; train.heads here has k = {most.k}, n = {most.n}"
+        )
+    (found,) = predict_poses(
+        model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
+        ways=decodings(config.eval)[-1:], sigma=config.train.sigma, flip_order=joint_set(config.data).flip_order,
+    )  # fmt: skip
+    return found
+
+
+def _of_hrnet(context: Context, shared: Split) -> np.ndarray:
+    config, table = context.config, shared.features.table
+    assert config.eval.single_frame_hrnet is not None
+    network = load_single_frame(config.eval.single_frame_hrnet, joint_set(config.data), choose_device(config.runtime))
+    out = np.zeros((len(table), len(network.channels), 3))
+    for video in split_videos(context, "eval"):
+        rows = (table["video"] == video).to_numpy()
+        own = table.loc[rows]
+        out[rows] = predict_frames(
+            network, open_video(context.video(video)).frames, own["frame"].to_numpy(), own[BOX].to_numpy(),
+            config.extract.crop_size, config.extract.crop_scale, config.runtime.batch_size,
+        )  # fmt: skip
+    if config.eval.score == "product":
+        out[..., 2] *= table["score"].to_numpy()[:, None]
+    return out
