@@ -13,7 +13,7 @@ from glpose.models.glpose import GLPoseHeads
 from store.atomic import replacing
 from store.errors import CheckpointError, ConfigError
 
-OPSET = 18  # the newest that torch writes without converting
+OPSET = 18  # not torch's newest, for runtimes that are older
 TOLERANCE = 1e-4  # of heatmaps, whose targets have peak 1
 
 

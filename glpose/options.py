@@ -267,6 +267,9 @@ class ExtractOptions(Options):
         return self
 
 
+TAKES_MOST_SIMILAR = frozenset({"most_similar", "other_video"})  # of index.select, whatever the pool
+
+
 class IndexOptions(Options):
     """Non-local references: the pool they are drawn from and how they are ranked (Eq. 3)."""
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import pandas as pd
 
-from glpose.options import IndexOptions
+from glpose.options import TAKES_MOST_SIMILAR, IndexOptions
 from glpose.pose_distance import nearest_poses, normalised_poses, pose_distance
 from store.index import build_index, on_device, search_outside
 
@@ -94,10 +94,10 @@ def find_references(gallery: Gallery, video: str, options: IndexOptions, n: int,
 
     They are of the same video, or with `options.scope` dataset of any, but not within `options.exclude_window` frames
     of the proposal itself, nor with `options.causal` of later ones; with `options.select` other_video, of others alone.
-    epoch: another draw of the pools each; evaluation's is 0. Where others than the most similar are asked for,
-    `options.n` are chosen so, whatever n is, and the n most similar of these returned.
+    epoch: another draw of the pools each; evaluation's is 0. Where others than the most similar of the pool are asked
+    for, `options.n` are chosen so, whatever n is, and the n most similar of these returned.
     """
-    if options.select in ("most_similar", "other_video"):
+    if options.select in TAKES_MOST_SIMILAR:
         return _choose(gallery, video, options, n, epoch)
     chosen = _choose(gallery, video, options, options.n, epoch)
     return cheapest(chosen.rows, chosen.similarity, -chosen.similarity, n)

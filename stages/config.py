@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from glpose.options import (
+    TAKES_MOST_SIMILAR,
     AblateOptions,
     ClusterOptions,
     CropOptions,
@@ -82,7 +83,7 @@ class PipelineConfig(Options):
         if heads.causal and heads.n and not self.index.causal:
             raise ValueError("train.heads.causal needs index.causal: references would be of later frames too")
         sources = {self.detect.train.source, self.detect.eval.source}
-        if self.index.select != "most_similar" and heads.n not in (0, self.index.n):
+        if self.index.select not in TAKES_MOST_SIMILAR and heads.n not in (0, self.index.n):
             raise ValueError(
                 f"index.select {self.index.select} chooses index.n = {self.index.n} references, of which heads of "
                 f"train.heads.n = {heads.n} would see the most similar: give both the same number"
@@ -98,15 +99,15 @@ class PipelineConfig(Options):
     def _fewer_are_evaluated(self) -> PipelineConfig:
         heads = self.train.heads
         for name, fewer, trained in (("k", self.eval.k, heads.k), ("n", self.eval.n, heads.n)):
-            if fewer is None:
+            if fewer is None or fewer == trained:
                 continue
             if fewer > trained:
                 raise ValueError(f"eval.{name} = {fewer}, but the heads have places for train.heads.{name} = {trained}")
             if heads.inputs == "key_copies":
                 raise ValueError(f"eval.{name} means nothing to heads with train.heads.inputs key_copies: set it null")
-        if self.eval.n is not None and self.index.select != "most_similar":
+        if self.eval.n not in (None, heads.n) and self.index.select not in TAKES_MOST_SIMILAR:
             raise ValueError(f"eval.n keeps the most similar references, not those of index.select {self.index.select}")
-        if self.eval.k is not None and self.extract.edge != "repeat_key":
+        if self.eval.k not in (None, heads.k) and self.extract.edge != "repeat_key":
             raise ValueError(
                 "eval.k puts the key frame in the place of others, which heads meet in training with extract.edge "
                 f"repeat_key alone: train with train.heads.k = {self.eval.k} instead"

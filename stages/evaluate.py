@@ -211,12 +211,11 @@ def heads_in_words(config: PipelineConfig) -> str:
     words = [k, n]
     if heads.inputs == "key_copies":
         words.append("fed copies of the key frame")
-    elif heads.n and index.select != "most_similar":
-        words.append(f"references: {index.select}")
+    elif heads.n:
+        words += [f"references: {index.select}"] if index.select != "most_similar" else []
+        words += ["references of earlier frames"] if index.causal and not heads.causal else []
     if heads.causal:
         words.append("causal")
-    elif heads.n and index.causal:
-        words.append("references of earlier frames")
     return ", ".join(words if heads.weighted else [*words, "no weights"])
 
 

@@ -316,6 +316,7 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
         ("index.n=3", "train.heads.n = 6 needs index.n >= 6, it is 3"),
         ("extract.k=2", "train.heads.k = 4 needs extract.k >= 4, it is 2"),
         ("index.select=random index.n=8", "of which heads of train.heads.n = 6 would see the most similar"),
+        ("index.select=oracle index.n=4 train.heads.n=2", "index.select oracle chooses index.n = 4 references"),
         ("index.select=other_video", "index: select other_video looks for references in the other videos: it needs"),
         ("index.select=oracle detect.eval={source: file, file: boxes}", "index.select oracle compares annotated pos"),
         ("index={causal: true, scope: dataset}", "index: causal needs scope video"),
@@ -358,6 +359,22 @@ def test_refusals_name_the_path_and_the_remedy(tmp_path: Path, setting: str, wor
 )  # fmt: skip
 def test_refusals_in_the_data_of_each_kind(tmp_path: Path, data: dict[str, Any], words: str) -> None:
     assert words in refusal(tmp_path, p={"work": "out", "data": data})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["index={select: other_video, scope: dataset}", "train.heads.n=2", "eval.n=1"],
+        ["index.select=random", "train.heads.n=0"],
+        ["extract.edge=clamp", "eval.k=4"],
+        ["index.select=oracle", "eval.n=6"],
+        ["train.heads.causal=true", "train.heads.n=0"],
+        ["index.causal=true"],
+    ],
+    ids=" ".join,
+)
+def test_what_goes_together(tmp_path: Path, settings: list[str]) -> None:
+    load(tmp_path, *settings)
 
 
 def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
