@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glpose.crops import normalise
 from glpose.finetuning_crops import CropSplit, Sample, epoch_rows, least_flag, samples
 from glpose.heatmaps import STRIDE
-from glpose.models.checkpoints import feature_tensors, load_hrnet
+from glpose.models.checkpoints import feature_tensors, load_hrnet, tensors_digest
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
 from glpose.options import FinetuneOptions, IndexOptions, TrainOptions
@@ -66,7 +66,7 @@ def finetune(
     net.checkpointing = options.checkpointing
     groups = parameter_groups(net, heads, options)
     optimiser = torch.optim.Adam(groups)
-    recipe = _recipe(split, heads, options, train, index)
+    recipe = _recipe(split, net, heads, options, train, index)
     done, saved = load_same_state(state, recipe)
     if done:
         net.load_state_dict(saved["net"])
@@ -159,8 +159,17 @@ def _loss(heatmaps: Tensor, batch: Sequence[Sample], crop_size: tuple[int, int],
 
 
 def _recipe(
-    split: CropSplit, heads: GLPoseHeads, options: FinetuneOptions, train: TrainOptions, index: IndexOptions
+    split: CropSplit,
+    net: HRNet,
+    heads: GLPoseHeads,
+    options: FinetuneOptions,
+    train: TrainOptions,
+    index: IndexOptions,
 ) -> str:
+    """Identifies a training: options, proposals, and the weights that it starts from."""
+    start = f"from {tensors_digest(net.state_dict())} {tensors_digest(heads.state_dict())}"
     own = options.model_dump_json(exclude={"checkpointing"})
     theirs = train.model_dump_json(include={"sigma", "joints", "redraw_pool"})
-    return " ".join([own, theirs, index.model_dump_json(), heads.options.model_dump_json(), f"{len(split)} proposals"])
+    return " ".join(
+        [own, theirs, index.model_dump_json(), heads.options.model_dump_json(), f"{len(split)} proposals", start]
+    )

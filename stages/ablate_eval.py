@@ -9,6 +9,7 @@ from typing import Any
 from stages import evaluate
 from stages.ablate import asked_rows, units
 from stages.config import PipelineConfig
+from stages.eval_rows import HEADS, HRNET
 from stages.evaluate import evaluated_videos, predict, scorer, truth_digests
 from stages.stage import Context, Stage, no_lines
 from stages.train import Split, load_split, split_digest
@@ -18,12 +19,12 @@ from store.record import fingerprint, number_or_none
 
 VERSION = 1
 SCORES = "scores.json"
-PICTURES = ("overlay", "submission", "variants")  # of eval's parameters: nothing to do with scores
+UNUSED = {"overlay", "submission", "variants", "k", "n", HEADS, HRNET}  # of eval's parameters: not for these scores
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """What changes scores."""
-    return {name: value for name, value in evaluate.parameters(config).items() if name not in PICTURES}
+    """What changes the scores of rows, which see as many frames and references as they were trained with."""
+    return {name: value for name, value in evaluate.parameters(config).items() if name not in UNUSED}
 
 
 def inputs(context: Context, unit: str) -> str:

@@ -12,12 +12,13 @@ from glpose.tables.plot import Curve, plot_curves
 from stages import ablate_eval
 from stages.ablate import all_rows, split_unit
 from stages.ablate_eval import SCORES
+from stages.config import PipelineConfig
 from stages.console import say
 from stages.run import STAGES, UnitsFailed, expected_record, plan_lines, run_stage
 from stages.stage import Context
 from stages.table_files import about, comparison_notes, table_folder
 from stages.together import refuse_torchrun
-from store.errors import NotCommitted
+from store.errors import ConfigError, NotCommitted
 from store.folder import Commit
 from store.places import read_json, writing_file
 
@@ -42,7 +43,7 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
     `run_stage`.
     """
     refuse_torchrun()
-    expected_record(STAGES["ablate_eval"], context.config)  # what cannot be scored is told before hours of training
+    _check(context.config)
     failed: UnitsFailed | None = None
     for name in NAMES:
         try:
@@ -57,7 +58,7 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
 
 def plan(context: Context) -> list[str]:
     """What would run, without running it."""
-    expected_record(STAGES["ablate_eval"], context.config)
+    _check(context.config)
     return plan_lines([STAGES[name] for name in NAMES], context)
 
 
@@ -88,6 +89,8 @@ def write_ablation(context: Context) -> list[str]:
         notes += comparison_notes(config, found.videos)
     if not found.scores:
         return [*notes, "no row is finished"]
+    if config.data.kind == "posetrack17":
+        notes += comparison_notes(config, found.videos)
     kind, title = config.data.kind, f"Table 4, ablation: {found.metric} on the eval split, percent"
     table = ablation_table(rows, found.scores, kind, title, about(config, found.videos), config.note, notes)
     folder = table_folder(config)
@@ -99,6 +102,13 @@ def write_ablation(context: Context) -> list[str]:
             plot_curves(path, curves, found.metric, table.heading())
         written.append(name)
     return [table.text(), f"  {', '.join(written)} in {folder}"]
+
+
+def _check(config: PipelineConfig) -> None:
+    """ConfigError for what cannot be scored, before hours of training."""
+    if config.eval.k is not None or config.eval.n is not None:
+        raise ConfigError("rows are scored with the k and n that they are trained with: leave eval.k and eval.n null")
+    expected_record(STAGES["ablate_eval"], config)
 
 
 def _is_current(context: Context, unit: str, commit: Commit) -> bool:

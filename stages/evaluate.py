@@ -170,20 +170,24 @@ def variant_labels(config: PipelineConfig) -> dict[str, str]:
     return {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
 
 
+def row_labels(config: PipelineConfig) -> dict[str, str]:
+    """Rows of `scores.json`, in the order of the table -> what the table calls them."""
+    labels, ways = variant_labels(config), decodings(config.eval)
+    own = {
+        _named(variant, way, config): labels[variant] + (f", {way.words}" if len(ways) > 1 else "")
+        for variant in sorted(variants(config), reverse=True)
+        for way in ways
+    }
+    return own | eval_rows.labels(config)
+
+
 def _table(config: PipelineConfig, scores: Scores) -> str:
     labels = variant_labels(config)
     heading = (
         f"{scores.metric} on the eval split, percent; boxes: {boxes_in_words(config)}; joints: {config.eval.joints}"
     )
     ways, ordered = decodings(config.eval), sorted(variants(config), reverse=True)
-    rows = scores.table(
-        {
-            _named(variant, way, config): labels[variant] + (f", {way.words}" if len(ways) > 1 else "")
-            for variant in ordered
-            for way in ways
-        }
-        | eval_rows.labels(config)
-    )
+    rows = scores.table(row_labels(config))
     notes = [_effect(config, variant, labels[variant], scores) for variant in ordered] if len(ways) > 1 else []
     notes += [f"note: {problem}" for problem in scores.problems[:PROBLEMS_SHOWN]]
     if len(scores.problems) > PROBLEMS_SHOWN:

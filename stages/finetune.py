@@ -42,7 +42,7 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     Meanwhile `out` holds the training's state: an interrupted one goes on from there. NotCommitted where crops,
     features or heads are missing, RecordMismatch where they were made with other parameters.
     """
-    if (out / HEADS).exists() or (out / BACKBONE).exists():
+    if (out / HEADS).exists() or ((out / BACKBONE).exists() and not (out / STATE).exists()):  # heads come last
         raise StoreError(f"{out} holds fine-tuned weights already: name another folder with --out, or delete it")
     check_owner(context)
     _check_made(context)
@@ -59,11 +59,11 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("finetune")
-        first: list[int] = []
+        told: list[int] = []
 
         def report(step: int, steps: int, loss: float) -> None:
-            first.append(step)
-            speed = (step - first[0] + 1) * config.finetune.batch_size / (time.monotonic() - began)
+            told.append(step)
+            speed = len(told) * config.finetune.batch_size / (time.monotonic() - began)
             line = f"finetune {step}/{steps} loss {loss:.4g}, {speed:.3g} samples/s"
             progress.update(task, completed=step, total=steps, description=line)
             if not console.is_terminal and step % max(1, steps // LINES) == 0:

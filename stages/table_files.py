@@ -9,7 +9,10 @@ from store.places import Place
 
 STAGES = ("detect", "extract", "index", "train", "eval")  # whose options bear on scores
 SAID = {"extract.checkpoint", "eval.joints", "eval.checkpoint", "train.augment"}  # elsewhere in every table
-NO_MATTER = {"detect.strict", "eval.overlay", "eval.submission", "train.single_frame"}
+NO_MATTER = {
+    "detect.strict", "extract.width", "extract.mirror", "train.single_frame", "eval.overlay", "eval.submission",
+    "eval.heads", "eval.single_frame_hrnet",
+}  # fmt: skip
 
 
 def table_folder(config: PipelineConfig) -> Place:

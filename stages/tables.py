@@ -20,7 +20,8 @@ from stages.ablate import all_rows
 from stages.ablation import finished_scores
 from stages.config import PipelineConfig, list_pipelines, load_pipeline
 from stages.console import say
-from stages.evaluate import UNIT, variant_labels
+from stages.eval_rows import HRNET
+from stages.evaluate import UNIT, row_labels, variant_labels
 from stages.run import STAGES, run_stages, stages_of, survey
 from stages.runtime import choose_device
 from stages.stage import Context, split_videos
@@ -74,7 +75,7 @@ def with_other_splits(path: Path, config: PipelineConfig, settings: Sequence[str
 
 
 def result_table(configs: Sequence[PipelineConfig]) -> Table:
-    """Table 1, 2 or 3, by the kind of data, with GLPose and the single-frame row; of three splits, their mean too."""
+    """Table 1, 2 or 3, by the kind of data, with all rows of eval; of three splits, their mean too."""
     first, notes = evaluated(configs[0]), []
     splits = {first.config.name: first}
     for config in configs[1:]:
@@ -83,21 +84,25 @@ def result_table(configs: Sequence[PipelineConfig]) -> Table:
         except (NotCommitted, RecordMismatch) as error:
             notes.append(f"{config.name} is missing: {str(error).splitlines()[0]}")
     rows: list[Ours] = []
-    for variant in sorted(first.results, reverse=True):
-        label = f"{variant_labels(first.config)[variant]}, ours"
+    for variant, words in row_labels(first.config).items():
+        label = f"{words}, ours"
         parts = [found for found in splits.values() if variant in found.results]
         for part in sorted(parts, key=_split):
             name = f"{label}, split {_split(part)}" if isinstance(part.config.data, JHMDBData) else label
-            rows.append(_ours(name, part, part.results[variant]))
+            rows.append(_ours(name, variant, part, part.results[variant]))
         if len(parts) == SPLITS:
-            rows.append(_ours(f"{label}, mean of {SPLITS} splits", first, mean_of([p.results[variant] for p in parts])))
+            mean = mean_of([part.results[variant] for part in parts])
+            rows.append(_ours(f"{label}, mean of {SPLITS} splits", variant, first, mean))
     if isinstance(first.config.data, JHMDBData) and len(splits) < SPLITS:
         notes.append(
             f"a mean needs all {SPLITS} splits, each with a pipeline and a work folder of its own; --run runs them all"
         )
-    kind = first.config.data.kind
-    notes += comparison_notes(first.config, first.videos)
-    return comparison_table(rows, kind, first.metric, about(first.config, first.videos), first.config.note, notes)
+    config, data = first.config, first.config.data
+    notes += comparison_notes(config, first.videos)
+    return comparison_table(
+        rows, data.kind, first.metric, about(config, first.videos), config.note, notes,
+        rivals=not isinstance(data, JHMDBData) or data.splits == "sub_splits",
+    )  # fmt: skip
 
 
 def evaluated(config: PipelineConfig) -> Evaluated:
@@ -130,8 +135,11 @@ def costs(config: PipelineConfig) -> Table:
     return cost_table(chosen, schema, len(joint_set(config.data)), device, batch)
 
 
-def _ours(method: str, found: Evaluated, results: Figures) -> Ours:
-    weights = resolve_checkpoint(found.config.extract.checkpoint).name
+def _ours(method: str, variant: str, found: Evaluated, results: Figures) -> Ours:
+    config = found.config
+    if variant == HRNET:  # its name says which one
+        return Ours(method, None, f"weights {resolve_checkpoint(config.eval.single_frame_hrnet or '').name}", results)
+    weights = resolve_checkpoint(config.extract.checkpoint).name
     return Ours(method, found.backbone.replace("hrnet_w", "HRNet-W"), f"weights {weights}", results)
 
 

@@ -327,6 +327,7 @@ def test_rows_made_from_what_has_changed_are_left_out(project: Path) -> None:
         ),
         (["--set", "ablate.k=[1, 1]"], "k [1, 1]: give different values, 0 or more"),
         (["--set", "eval.checkpoint=best"], "error: eval.checkpoint: best needs held-out videos to choose it on: "),
+        (["--set", "eval.k=0"], "error: rows are scored with the k and n that they are trained with: leave eval.k"),
         (["--seeds", "0"], "ablate.seeds: should be greater than or equal to 1, not 0"),
         (["--set", "eval.submission=true", "--set", "data={kind: jhmdb, root: x}"], "eval.submission is for"),
     ],
@@ -391,6 +392,36 @@ def test_tables_of_generated_data_hold_ours_alone(tmp_path: Path) -> None:
     assert glpose_stage(path, "ablate", "--rows", "head=mlp,complete")[0] == 0
     code, printed = glpose_stage(path, "tables")
     assert code == 0 and [row["variant"] for row in rows_of(tmp_path, "costs")][2:] == ["MLP head"]
+
+
+def test_tables_hold_every_row_of_eval(project: Path) -> None:
+    path = config(project)
+    assert glpose_stage(path, "run")[0] == 0
+    heads = project / "work/train/latest/glpose/heads.safetensors"
+    rows = ("--set", "eval.decode=dark", "--set", f"eval.heads={heads}")
+    code, printed = glpose_stage(path, "eval", "--force", *rows)
+    assert code == 0, printed
+    code, printed = glpose_stage(path, "tables", *rows)
+    assert code == 0, printed
+    ours = {row["method"]: float(row["mean"]) for row in rows_of(project, "table2") if row["source"] == "ours"}
+    scores = json.loads((project / "work/eval/latest/results/scores.json").read_text())
+    assert ours == {
+        f"{label}, ours": scores[name]["mean"]
+        for name, label in {
+            "single_frame_argmax": "single frame (k=0, n=0), argmax",
+            "single_frame": "single frame (k=0, n=0), DARK",
+            "glpose_argmax": "GLPose (k=1, n=2), argmax",
+            "glpose": "GLPose (k=1, n=2), DARK",
+            "given_heads": "given heads (k=1, n=2)",
+        }.items()
+    }
+    assert "eval.decode=dark" in printed
+    # the ablation's rows are decoded alike, and given heads are none of its business
+    code, printed = glpose_stage(path, "ablate", "--rows", "complete", *rows)
+    assert code == 0, printed
+    assert float(rows_of(project)[0]["mean"]) == scores["glpose"]["mean"]
+    code, printed = glpose_stage(path, "ablate", "--rows", "complete", "--set", "eval.decode=dark")
+    assert (code, printed.count("1 done, 0 to do")) == (0, 2)
 
 
 def test_tables_below_the_rivals_and_only_of_what_is_configured(project: Path) -> None:

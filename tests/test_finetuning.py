@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -321,6 +322,13 @@ def test_a_training_goes_on_to_the_same_weights(
     assert all(same(a, b) for a, b in zip(whole, resumed, strict=True))
     with pytest.raises(StoreError, match="part is of a training with other options or data: delete it"):
         train(project, split, tmp_path / "part", lr=0.5)
+    config, (net, heads) = context(project / "pipelines.yaml").config, networks(project)
+    with torch.no_grad():
+        next(heads.parameters()).add_(1)
+    with pytest.raises(StoreError, match="part is of a training with other options or data"):  # of other heads
+        finetune(
+            split, net, heads, config.finetune, config.train, config.index, CPU, 1, lambda *_: None, tmp_path / "part"
+        )
 
 
 def test_memory_is_saved_without_another_result(project: Path, split: CropSplit, tmp_path: Path) -> None:
@@ -460,7 +468,7 @@ def test_it_learns(project: Path, split: CropSplit, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- the command
 def test_the_way_from_heads_to_fine_tuned_scores(
-    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """finetune, then extract and eval with its backbone; its heads read the new features and refuse the old ones."""
     config, out = project / "pipelines.yaml", tmp_path / "tuned"
@@ -468,7 +476,17 @@ def test_the_way_from_heads_to_fine_tuned_scores(
     def stage(verb: str, *arguments: object) -> Outcome:
         return command(capsys, verb, "-p", NAME, "--config", config, *arguments)
 
-    done = stage("finetune", "--out", out, "--set", "finetune.batch_size=8")
+    def interrupted(path: Path, *arguments: Any) -> None:
+        if path.name == "heads.safetensors":
+            raise KeyboardInterrupt
+        save_checkpoint(path, *arguments)
+
+    tuning = ("finetune", "--out", out, "--set", "finetune.batch_size=8")
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.finetune.save_checkpoint", interrupted)
+        assert stage(*tuning).code == 130  # between its two files
+    assert (out / "backbone.safetensors").exists() and not (out / "heads.safetensors").exists()
+    done = stage(*tuning)
     assert done.code == 0, done.err
     assert sorted(path.name for path in out.iterdir()) == ["backbone.safetensors", "heads.safetensors"]
     assert "5 crops each" in done.out and f"--set extract.checkpoint={out}/backbone.safetensors" in done.out

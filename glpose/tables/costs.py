@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from glpose.data.resident import map_bytes
+from glpose.data.resident import map_bytes, positions_within
 from glpose.extraction import local_offsets
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
@@ -25,9 +25,10 @@ CONVENTION = "one multiply-add is 2 FLOPs; convolutions and matrix products are 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one variant of the heads, per proposal. flops: of a forward pass. bytes: of the maps of its own that it reads.
+    """Of one variant of the heads, per proposal.
 
-    backbone_flops: of the 1 + 2k crops that are stored for it; None where the backbone is no HRNet.
+    flops: of a forward pass. bytes: of the maps of its own, key and local, that it reads. backbone_flops: of the crops
+    that these are of; None where the backbone is no HRNet.
     """
 
     parameters: int
@@ -38,16 +39,16 @@ class Costs:
 
 def head_costs(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> Costs:
     """Count what heads on features of this schema cost; nothing is computed (meta tensors)."""
-    maps = 1 + 2 * heads.k
+    own = 1 + (len(_offsets(heads)) if heads.inputs == "features" else 0)
     with torch.device("meta"):
         model = _model(heads, schema, num_joints)
-        flops = count_flops(model, *_inputs(torch.empty(1, maps + heads.n, *schema.map_shape), heads))
+        flops = count_flops(model, *_inputs(torch.empty(1, _maps(heads), *schema.map_shape), heads))
     crop = backbone_flops(schema)
     return Costs(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=flops,
-        backbone_flops=None if crop is None else maps * crop,
-        bytes=maps * map_bytes(schema),
+        backbone_flops=None if crop is None else own * crop,
+        bytes=own * map_bytes(schema),
     )
 
 
@@ -80,7 +81,7 @@ def frames_per_second(
     Passes of all variants take turns, so that all are measured at the same load of the machine; medians count.
     """
     models = {name: _model(heads, schema, num_joints).to(device).eval() for name, heads in variants.items()}
-    most = max(1 + 2 * heads.k + heads.n for heads in variants.values())
+    most = max(map(_maps, variants.values()))
     maps = torch.rand(batch_size, most, *schema.map_shape, device=device)
     times: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
@@ -134,17 +135,27 @@ def cost_table(
     notes = [
         f"GFLOPs: {CONVENTION}",
         "all but parameters are per proposal (one person in one key frame): GFLOPs and frames/s of the heads alone; "
-        "backbone GFLOPs and store bytes of its 1 + 2k own crops, computed once (references are other proposals' maps)",
+        "backbone GFLOPs and store bytes of its own key and local crops, computed once (references are others' maps)",
     ]
     return Table("costs", "What the heads cost", columns, rows, about, "", notes)
 
 
+def _offsets(heads: HeadOptions) -> tuple[int, ...]:
+    """Of the local frames that heads see."""
+    offsets = local_offsets(heads.k)
+    return tuple(offsets[position] for position in positions_within(offsets, heads.k, heads.causal))
+
+
+def _maps(heads: HeadOptions) -> int:
+    return 1 + len(_offsets(heads)) + heads.n
+
+
 def _model(heads: HeadOptions, schema: FeatureSchema, num_joints: int) -> GLPoseHeads:
-    return GLPoseHeads(schema.channels, num_joints, local_offsets(heads.k), heads)
+    return GLPoseHeads(schema.channels, num_joints, _offsets(heads), heads)
 
 
 def _inputs(maps: Tensor, heads: HeadOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What heads are given, of maps (B, M, C, H, W): the first one as key, then local ones, then references."""
-    local, end = 1 + 2 * heads.k, 1 + 2 * heads.k + heads.n
+    local, end = 1 + len(_offsets(heads)), _maps(heads)
     channels = (maps.shape[2],) if heads.per_channel else ()
     return maps[:, 0], maps[:, 1:local], maps[:, local:end], maps.new_ones(len(maps), heads.n, *channels)
