@@ -462,8 +462,11 @@ def test_other_ways_train_too(project: Path, split: CropSplit, tmp_path: Path, c
 def test_it_learns(project: Path, split: CropSplit, tmp_path: Path) -> None:
     losses: list[float] = []
     report = lambda step, steps, loss: losses.append(loss)  # noqa: E731
-    train(project, split, tmp_path / "state", report=report, epochs=12, grad="key", lr=3e-3, backbone_lr=1e-5)
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    still = {"rotation": 0.0, "scale": (1.0, 1.0), "half_body": 0.0, "flip": 0.0}
+    train(project, split, tmp_path / "state", report=report, epochs=40, lr=1e-2, backbone_lr=1e-5, **still)
+    steps = len(losses) // 40
+    first, last = np.mean(losses[:steps]), np.mean(losses[-steps:])
+    assert last < 0.85 * first
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
