@@ -59,10 +59,11 @@ def finished(work: Path) -> int:
 
 
 def begin(config: Path, verb: str, *arguments: str) -> subprocess.Popen[str]:
-    """A command as a process in a session of its own, as a terminal would have it."""
+    """A command as a process in a session of its own, that hears Ctrl-C, as a terminal would have it."""
     return subprocess.Popen(
         command(config, verb, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment(), start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background
     )  # fmt: skip
 
 
@@ -193,6 +194,7 @@ def test_a_worker_that_hangs_for_a_while(quiet: Path, tmp_path: Path) -> None:
         """if not (HERE / "sleeper").exists():
     (HERE / "sleeper").write_text(str(os.getpid()))
     os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1)  # another thread may take the signal, and this one run on for a moment
     (HERE / "awake").touch()""",
     )
     work = tmp_path / "slow" / "work"
