@@ -47,9 +47,12 @@ class Batch:
 
 
 def plan_epoch(examples: Examples, options: TrainOptions, epoch: int) -> tuple[list[list[str]], list[np.ndarray]]:
-    """Videos of an epoch's windows, and the rows that each of them trains on, in the order in which they come."""
+    """Videos of an epoch's windows, and the rows that each of them trains on, in the order in which they come.
+
+    Windows without anybody to train on are left out.
+    """
     order = generator(options.seed, ORDER, epoch)
-    windows = examples.split.window_videos(order)
+    windows = [videos for videos in examples.split.window_videos(order) if len(examples.rows_of(videos))]
     return windows, [order.permutation(examples.rows_of(videos)) for videos in windows]
 
 
@@ -80,7 +83,7 @@ def portions(
             else:
                 found = examples.fixed.of(window.rows, n)
             batches = [own[start : start + size] for start in range(0, len(own), size)]
-            if last and batches:
+            if last:
                 batches += [batches[-1]] * (left - len(batches))
             left -= len(batches)
             yield Portion(epoch, total, last, window, in_window(split, window, found), views, batches)

@@ -12,8 +12,8 @@ LARGEST = 2**30  # bytes: larger blocks still go back to the system when they ar
 def keep_freed_memory() -> bool:
     """Have glibc keep freed blocks for the next tensors instead of giving them back; False for other C libraries.
 
-    By default it maps every large block anew, and the system clears each page at its first touch: a fifth of a head's
-    training step, a fifteenth of HRNet's forward pass. The peak stays what it was, but the process keeps it to its end.
+    By default it maps every large block anew, and the system clears each page at its first touch: a ninth of a head's
+    training step, a sixteenth of HRNet's forward pass. The peak stays what it was, but the process keeps it to its end.
     All threads share one arena, as others cannot hold blocks of more than 64 MB.
     """
     try:

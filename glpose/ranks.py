@@ -60,9 +60,10 @@ class Ranks:
         """Make batch norm's running statistics the means of all processes', which differ by the last batch's."""
         if self.count == 1:
             return
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                buffer.copy_(self.total(buffer) / self.count)
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None:
+                for statistic in (layer.running_mean, layer.running_var):
+                    statistic.copy_(self.total(statistic) / self.count)
 
     def from_first(self, value: Any) -> Any:
         """What the first process has given; the others' values are ignored."""

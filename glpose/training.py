@@ -70,7 +70,7 @@ def train_heads(
     ranks = ranks or Ranks()
     size = max(1, options.batch_size // ranks.count)
     trainees = {name: new_trainee(examples, heads, options, ranks) for name, heads in variants.items()}
-    recipe = _recipe(examples, held_out, variants, options, index, ranks)
+    recipe = ranks.from_first(_recipe(examples, held_out, variants, options, index, ranks))  # each has other videos
     done, parts = load_state(state, recipe)
     for name, part in parts.items():
         _put_back(trainees[name], part)

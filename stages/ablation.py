@@ -85,8 +85,6 @@ def write_ablation(context: Context) -> list[str]:
     notes = []
     if found.stale:
         notes = [f"{found.stale} trainings are left out: what they were made from has changed since; run them again"]
-    if config.data.kind == "posetrack17":
-        notes += comparison_notes(config, found.videos)
     if not found.scores:
         return [*notes, "no row is finished"]
     if config.data.kind == "posetrack17":

@@ -33,4 +33,4 @@ def run_together(stages: Sequence[Stage], context: Context, console: Console, *,
 def refuse_torchrun() -> None:
     """ConfigError where torchrun has started this process: it is not for whoever calls this."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("torchrun is for train alone: run the other commands without it (docs/scaling.md)")
+        raise ConfigError("torchrun is for train alone: run the other commands without it (docs/training.md)")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from glpose.examples import Examples, make_examples
 from glpose.options import TrainOptions
 from glpose.ranks import Ranks, join_ranks, leave_ranks
 from glpose.training import new_trainee, train_heads, train_step
+from glpose.training_log import Progress
+from glpose.training_state import last_state
 
 VIDEOS = {"a": 4, "b": 4, "c": 2, "d": 2}
 OWN = options(batch_size=8, epochs=4)
@@ -46,6 +50,20 @@ def gradient(examples: Examples, ranks: Ranks, rows: np.ndarray, own: TrainOptio
     return [parameter.grad.clone() for parameter in trainee.trained.model.parameters() if parameter.grad is not None]
 
 
+class Interrupted(Exception):
+    """Whatever ends a training."""
+
+
+def stop(progress: Progress) -> None:
+    """Interrupt after the second epoch."""
+    if progress.epoch == 2 and progress.logs is not None:
+        raise Interrupted
+
+
+def ignore(progress: Progress) -> None:
+    """Nobody watches."""
+
+
 def main(out: str, mode: str) -> None:
     """Write what this process has come to."""
     ranks = join_ranks()
@@ -56,7 +74,14 @@ def main(out: str, mode: str) -> None:
         names = examples.split.table.iloc[rows][["video", "proposal"]].to_numpy().tolist()
         torch.save({"gradient": gradient(examples, ranks, rows), "names": names}, f"{out}.{ranks.number}")
     else:
-        trained = train_heads(examples, {"only": HEADS}, OWN, INDEX, lambda progress: None, ranks=ranks)["only"]
+        state = None
+        if mode == "resumed":
+            state = Path(f"{out}.state")
+            with suppress(Interrupted):
+                train_heads(examples, {"only": HEADS}, OWN, INDEX, stop, state=state, ranks=ranks)
+            ranks.most(0)  # the first has written what the others go on from
+            assert last_state(state)[0] == 2
+        trained = train_heads(examples, {"only": HEADS}, OWN, INDEX, ignore, state=state, ranks=ranks)["only"]
         losses = [line.loss for line in trained.log]
         torch.save({"model": trained.model.state_dict(), "losses": losses}, f"{out}.{ranks.number}")
     leave_ranks()

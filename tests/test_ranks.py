@@ -84,6 +84,15 @@ def test_training_together_learns_as_one_process_does(tmp_path: Path) -> None:
     assert first["losses"] == pytest.approx(losses, rel=0.25)
 
 
+def test_an_interrupted_training_goes_on_together(tmp_path: Path) -> None:
+    """All of them, from the state that the first has written."""
+    whole, resumed = (results(tmp_path / mode, mode) for mode in ("train", "resumed"))
+    for one, other in zip(whole, resumed, strict=True):
+        assert one["losses"] == other["losses"]
+        for name, tensor in one["model"].items():
+            assert torch.equal(tensor, other["model"][name]), name
+
+
 def test_shares_are_even_and_whole() -> None:
     rng = np.random.default_rng(0)
     sizes = {f"v{number}": int(size) for number, size in enumerate(rng.integers(1, 100, 60))}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_pipelines import context, finish_project, glpose_stage, write_dataset, write_pipeline
-from training_problem import INDEX, drawn, in_windows, problem, same, trained
+from training_problem import INDEX, drawn, in_windows, problem, same, trained, with_keypoints
 
 import store
 from glpose.batches import make_batch, portions
@@ -76,6 +78,23 @@ def test_references_outside_a_window_are_refused() -> None:
     assert trained(split, index=index, epochs=1)[1]
     with pytest.raises(TrainingError, match=r"index\.scope: dataset.*need the whole split on the device"):
         trained(in_windows(split, 6, "disk"), index=index, epochs=1)
+
+
+def test_windows_without_anybody_to_train_on_are_not_loaded() -> None:
+    split = problem(VIDEOS)
+    keypoints = [None if video in "ac" else own for video, own in split.table[["video", "keypoints"]].to_numpy()]
+    some, loaded = with_keypoints(split, keypoints), []
+    parts = in_windows(some, 1, "disk")
+
+    def read(table: pd.DataFrame) -> ResidentFeatures:
+        loaded.extend(table["video"].unique().tolist())
+        assert parts.read is not None
+        return parts.read(table)
+
+    for seed in range(4):  # whichever of them comes first or last
+        model, losses = trained(replace(parts, read=read), epochs=2, seed=seed)
+        assert np.isfinite(losses).all() and same(model, trained(in_windows(some, 1, "device"), epochs=2, seed=seed)[0])
+    assert set(loaded) == {"b", "d"} and len(loaded) == 4 * 2 * 2
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
