@@ -14,8 +14,9 @@ from stages.ablate import all_rows, split_unit
 from stages.ablate_eval import SCORES
 from stages.config import PipelineConfig
 from stages.console import say
-from stages.run import STAGES, UnitsFailed, expected_record, plan_lines, run_stage
+from stages.run import STAGES, UnitsFailed, expected_record, run_stage
 from stages.stage import Context
+from stages.status import plan_lines
 from stages.table_files import about, comparison_notes, table_folder
 from stages.together import refuse_torchrun
 from store.errors import ConfigError, NotCommitted

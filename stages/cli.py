@@ -86,10 +86,12 @@ def _run(name: str | None, context: Context, *, force: bool, plan: bool) -> None
     """Run one stage, or all of a pipeline, or say what would run."""
     from rich.console import Console
 
-    from stages.run import STAGES, plan_lines, run_stages, stages_of
+    from stages.run import STAGES, run_stages, stages_of
 
     stages = stages_of(context) if name is None else [STAGES[name]]
     if plan:
+        from stages.status import plan_lines
+
         return _print(plan_lines(stages, context))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
         from stages.together import run_together
@@ -237,11 +239,11 @@ def train_detector(
 
 @app.command()
 def status(pipeline: Pipeline, config: Config = None, settings: Settings = None, videos: Videos = "*") -> None:
-    """Say what is done, what is missing, and what the next run would do."""
+    """Say what every stage has done, what is missing or stale and why, and what the next run would make."""
     context = _context(pipeline, config, settings, videos)
-    from stages.run import plan_lines, stages_of
+    from stages.status import status as status_lines
 
-    _print([f"{pipeline} in {context.config.work}", *plan_lines(stages_of(context), context)])
+    _print(status_lines(context))
 
 
 @app.command()

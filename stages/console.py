@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 TOLD = 60.0  # s between lines about a long unit where there is no terminal to draw a bar on
@@ -13,6 +13,22 @@ TOLD = 60.0  # s between lines about a long unit where there is no terminal to d
 def say(console: Console, line: str) -> None:
     """Print a line as it is: paths may hold brackets, and are not to be broken."""
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def text_lines(shown: RenderableType, width: int) -> list[str]:
+    """A table, or text, as plain lines of at most `width` characters."""
+    console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as printed:
+        console.print(shown)
+    return [line.rstrip() for line in printed.get().splitlines()]
+
+
+def size_words(count: int) -> str:
+    """A number of bytes for people: 1 kB is 1,000 bytes."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
 
 
 def counting(console: Console) -> Progress:

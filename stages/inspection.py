@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import store
+from stages.console import size_words, text_lines
 from stages.stage import Context
 from stages.table_query import matching
 from store.atomic import replacing
@@ -85,7 +85,7 @@ def _description(described: pd.DataFrame) -> pd.DataFrame:
             "dtype": described["dtype"].to_numpy(),
             "videos": described["videos"].to_numpy(),
             "proposals": described["proposals"].to_numpy(),
-            "bytes": [_size(size) for size in described["bytes"]],
+            "bytes": [size_words(size) for size in described["bytes"]],
             "ratio": described["ratio_to_float16"].to_numpy(),
             "each": ["x".join(map(str, shape)) for shape in described["shape"]],
         }
@@ -112,18 +112,11 @@ def _text_table(table: pd.DataFrame, width: int) -> list[str]:
         shown.add_column(Text(name), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
     for values in table.itertuples(index=False, name=None):
         shown.add_row(*(Text(_cell(name, value)) for name, value in zip(table.columns, values, strict=True)))
-    return _rendered(shown, width)
+    return text_lines(shown, width)
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    return _rendered(Text(line), width)
-
-
-def _rendered(shown: Table | Text, width: int) -> list[str]:
-    console = Console(width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    with console.capture() as printed:
-        console.print(shown)
-    return [line.rstrip() for line in printed.get().splitlines()]
+    return text_lines(Text(line), width)
 
 
 def _cell(name: str, value: Any) -> str:
@@ -132,11 +125,3 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return "-" if math.isnan(value) else f"{value:.{DECIMALS[name]}f}"
     return str(value)
-
-
-def _size(count: int) -> str:
-    """A number of bytes for people: 1 kB is 1,000 bytes."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

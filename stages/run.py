@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -85,6 +85,13 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
     look: open missing units too, to tell which of them cannot be made; a run finds that out as it makes them.
     """
     record = expected_record(stage, context.config)
+    check_before(stage, context, record)
+    folder = context.folder(stage.name)
+    return compare(stage, context, record, folder.record_in_force(), folder.commits(record), look=look)
+
+
+def check_before(stage: Stage, context: Context, record: Record) -> None:
+    """NotCommitted where a stage before is not begun, RecordMismatch where it was run with other parameters."""
     for name in stage.after(context.config):
         before = context.folder(name).record_in_force()
         if before is None:
@@ -97,8 +104,18 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
                 + "\n  ".join(changes)
                 + f"\nmake {name} anew for all videos first: glpose-stage {name} -p {context.config.name} --force"
             )
-    folder = context.folder(stage.name)
-    commits = folder.commits(record)
+
+
+def compare(
+    stage: Stage,
+    context: Context,
+    record: Record,
+    in_force: Record | None,
+    commits: Mapping[str, Commit],
+    *,
+    look: bool,
+) -> Survey:
+    """What of a record's commits is what this run asks for, by the inputs as they are. look: as of `survey`."""
     done: dict[str, Commit] = {}
     stale: dict[str, Commit] = {}
     todo: list[str] = []
@@ -116,7 +133,7 @@ def survey(stage: Stage, context: Context, *, look: bool = True) -> Survey:
         todo.append(unit)
         if commit is not None:
             stale[unit] = commit
-    return Survey(record, folder.record_in_force(), done, todo, stale, broken)
+    return Survey(record, in_force, done, todo, stale, broken)
 
 
 def run_stage(
@@ -168,27 +185,6 @@ def run_stages(stages: Sequence[Stage], context: Context, console: Console, *, f
             crew = workers if stage.distributed and context.config.cluster.kind != "none" else None
             # videos are listed anew for every stage: render brings them into being
             run_stage(stage, Context(context.config, context.pattern), console, workers=crew, force=force)
-
-
-def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
-    """What would run, stage by stage, without running it."""
-    check_owner(context)
-    lines = []
-    for stage in stages:
-        try:
-            found = survey(stage, context)
-        except (NotCommitted, RecordMismatch) as error:
-            lines.append(f"{stage.name:8} waits: {str(error).splitlines()[0]}")
-            continue
-        changed = f", made with other parameters ({'; '.join(found.changes)}): needs --force" if found.changes else ""
-        stale = f", {len(found.stale)} from changed inputs" if found.stale else ""
-        stale += f", {len(found.broken)} cannot be read ({', '.join(found.broken)})" if found.broken else ""
-        todo = ", ".join(found.todo[:4]) + (" ..." if len(found.todo) > 4 else "")
-        lines.append(
-            f"{stage.name:8} {len(found.done)} done, {len(found.todo)} to do{stale}{changed}"
-            + (f": {todo}" if todo else "")
-        )
-    return lines
 
 
 def claim_folder(context: Context) -> None:

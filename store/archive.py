@@ -187,7 +187,7 @@ def _import_unit(
             raise ValueError(f"the commit is that of {exported.unit!r}")
     with stage.writing(record, name, exported.inputs) as attempt:
         read(group, attempt.path, damage)
-        attempt.meta = exported.meta
+        attempt.meta, attempt.seconds = exported.meta, exported.seconds
     made = stage.commit_of(record, name)
     differing = sorted({key for key, _ in made.files.items() ^ exported.files.items()})
     if differing:

@@ -107,7 +107,7 @@ def read_commit(group: h5py.Group) -> Commit:
     """The commit that was exported. KeyError, TypeError or ValueError where it is damaged."""
     value = read_json_text(group, "commit")
     files = {name: (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
-    commit = Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
+    commit = Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"], value.get("seconds"))
     if commit.digest != value["digest"]:
         raise ValueError("the commit does not match its digest")
     return commit
@@ -139,6 +139,7 @@ def _write_commit(group: h5py.Group, commit: Commit) -> None:
     value: Mapping[str, Any] = {
         "unit": commit.unit, "attempt": commit.attempt, "inputs": commit.inputs, "meta": commit.meta,
         "files": {name: list(entry) for name, entry in commit.files.items()}, "digest": commit.digest,
+        "seconds": commit.seconds,
     }  # fmt: skip
     write_json_text(group, "commit", value)
 

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class Commit:
     """What one finished unit consists of. `files`: path inside the attempt -> (bytes, SHA-256).
 
     Not CRC-32C: chunks that end in their own CRC-32C all have the same one, whatever they hold.
+    seconds: what making it took, by the clock; None where that was not noted.
     """
 
     unit: str
@@ -65,6 +67,7 @@ class Commit:
     inputs: str
     files: dict[str, tuple[int, str]]
     meta: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -73,7 +76,7 @@ class Commit:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the contents, whichever attempt wrote them: SHA-256 over names, sizes, checksums and meta."""
+        """Identifies the contents, whoever wrote them and how fast: SHA-256 over names, sizes, checksums and meta."""
         return fingerprint({"files": {k: list(v) for k, v in self.files.items()}, "meta": self.meta})
 
 
@@ -113,6 +116,10 @@ class StageFolder:
         """Finished units of a record, by name."""
         return _commits(self._commit_folder(record))
 
+    def committed(self, record: Record) -> list[str]:
+        """Names of a record's finished units, whatever their commits hold."""
+        return [name.removesuffix(".json") for name in texts(self._commit_folder(record), "*.json")]
+
     def is_finished(self, record: Record, unit: str) -> bool:
         """Whether a unit has a commit; one look, whatever the number of units."""
         return (self._commit_folder(record) / f"{check_unit_name(unit)}.json").exists()
@@ -136,14 +143,15 @@ class StageFolder:
         no commit. AlreadyCommitted if another writer was first. A full disk gives a StoreError; either way, and on any
         other exception, nothing of the attempt stays.
         """
-        name = attempt_name()
+        name, began = attempt_name(), time.monotonic()
         folder = self.path / "data" / check_unit_name(unit) / name
         try:
             with fresh_folder(folder) as filled:
                 attempt = Attempt(filled)
                 yield attempt
                 files = seal(filled, folder)
-                self._publish(record, Commit(unit, name, inputs, files, attempt.meta), replace)
+                seconds = time.monotonic() - began if attempt.seconds is None else attempt.seconds
+                self._publish(record, Commit(unit, name, inputs, files, attempt.meta, round(seconds, 3)), replace)
         except BaseException as error:
             if not self._is_published(record, unit, name):  # an interrupt may come right after publishing
                 remove_tree(folder)
@@ -245,6 +253,7 @@ class StageFolder:
             "inputs": commit.inputs,
             "files": {name: list(entry) for name, entry in commit.files.items()},
             "meta": commit.meta,
+            "seconds": commit.seconds,
         }
         text = json.dumps({**value, "checksum": fingerprint(value)}, indent=1) + "\n"
         if replace is None:
@@ -264,10 +273,14 @@ class StageFolder:
 
 @dataclass
 class Attempt:
-    """A folder of this machine to fill, and facts about the unit that go into its commit (plain JSON data)."""
+    """A folder of this machine to fill, and facts about the unit that go into its commit (plain JSON data).
+
+    seconds: what making it took, where that is not how long it was written.
+    """
 
     path: Path
     meta: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 def _pointer(record: Record) -> str:
@@ -287,7 +300,8 @@ def _commit(path: Place, text: str) -> Commit:
     try:
         checksum = value.pop("checksum")
         files = {name: (int(size), str(digest)) for name, (size, digest) in value["files"].items()}
-        commit = Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"])
+        seconds = None if value.get("seconds") is None else float(value["seconds"])
+        commit = Commit(value["unit"], value["attempt"], value["inputs"], files, value["meta"], seconds)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CorruptData(f"{path} is not a commit record; delete it and run the stage again") from None
     if checksum != fingerprint(value):

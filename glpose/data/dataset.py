@@ -38,6 +38,7 @@ class VideoRef:
     masks: file of the person masks that boxes are taken from, for formats that have one (jhmdb); it may be absent.
     video: file that frames are taken from where their folder is absent, for formats that have both (jhmdb).
     joints: the joint set's YAML, for data with one of its own (coco).
+    length: frames of a video file that need not be counted, as they were before; None: count them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class VideoRef:
     masks: Path | None = None
     video: Path | None = None
     joints: Path | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def joint_set(data: DataOptions) -> JointSet:
 def open_video(ref: VideoRef) -> Video:
     """Open a video: read its annotation and find its frames. DataError where either cannot be used."""
     if ref.format == "file":
-        files = open_frames(ref.name, ref.path)
+        files = open_frames(ref.name, ref.path, ref.length)
         return Video(ref.name, files, None, frame_splits(ref, len(files.names)))
     annotations, frames, box_source = READERS[ref.format](ref)
     return Video(ref.name, frames, annotations, frame_splits(ref, len(frames.names)), box_source)

@@ -145,10 +145,11 @@ class VideoFileFrames:
         return digest.hexdigest()
 
 
-def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
+def open_frames(video: str, path: Path, length: int | None = None) -> ImageFrames | VideoFileFrames:
     """Frames of a folder of images or of a video file. DataError where there are none.
 
-    Images go by name, numbers in it by value: 2.jpg before 10.jpg.
+    Images go by name, numbers in it by value: 2.jpg before 10.jpg. length: of a video file, where it is known; counting
+    means decoding it all.
     """
     if path.is_dir():
         found = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p))
@@ -158,8 +159,9 @@ def open_frames(video: str, path: Path) -> ImageFrames | VideoFileFrames:
         return ImageFrames(video, tuple(images), [f"{video}/{p.name}" for p in images])
     if not path.exists():
         raise DataError(f"video {video!r}: {path} does not exist")
-    status = path.stat()
-    length = _count_frames(video, path, (status.st_size, status.st_mtime_ns))
+    if length is None:
+        status = path.stat()
+        length = _count_frames(video, path, (status.st_size, status.st_mtime_ns))
     return VideoFileFrames(video, path, [f"{video}/{frame:06d}.jpg" for frame in range(length)])
 
 
