@@ -14,7 +14,16 @@ from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
 from stages.unit import Task, make_here
 from stages.workers import Workers
-from store.errors import ClusterError, DataError, DiskFull, GLPoseError, NotCommitted, RecordMismatch, StoreError
+from store.errors import (
+    ClusterError,
+    CorruptData,
+    DataError,
+    DiskFull,
+    GLPoseError,
+    NotCommitted,
+    RecordMismatch,
+    StoreError,
+)
 from store.folder import Commit
 from store.places import check_reachable, publish_if_absent, read_json
 from store.record import Record, canonical_json, difference, fingerprint, make_record
@@ -124,7 +133,11 @@ def compare(
         commit = commits.get(unit)
         try:
             inputs = stage.inputs(context, unit) if commit or look else ""
-        except (DataError, NotCommitted) as error:  # one video that failed must not keep the others waiting
+        except (
+            DataError,
+            NotCommitted,
+            CorruptData,
+        ) as error:  # one that failed must not keep others waiting
             broken[unit] = str(error)
             continue
         if commit is not None and commit.inputs == inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,8 +18,7 @@ from store.record import Record, difference
 
 STATES = ("done", "missing", "stale", "damaged")  # of Found
 NAMED = 4  # units that a line names
-WITHOUT_TERMINAL = (120, 24)  # columns and lines of what is not printed to one
-NARROWEST = 80  # columns
+WIDEST = 120  # columns of the table, which takes about 75
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Found:
         return [unit for unit in self.units or [] if unit in self.missing or unit in self.stale]
 
 
-def status(context: Context, width: int | None = None) -> list[str]:
+def status(context: Context) -> list[str]:
     """Lines: a table of the pipeline's stages, why what is not done is not, and what the next `run` would make.
 
     Files are not read, that is `verify`, and missing videos not opened. StoreError for a work folder of others.
@@ -61,9 +59,8 @@ def status(context: Context, width: int | None = None) -> list[str]:
     stages = stages_of(context)
     names = [stage.name for stage in stages] + [name for name in ASIDE if context.folder(name).path.is_dir()]
     found = {name: look_at(_as_made(STAGES[name], context), context) for name in STAGES if name in names}
-    width = max(NARROWEST, width or shutil.get_terminal_size(WITHOUT_TERMINAL).columns)
     config = context.config
-    lines = [f"{config.name} in {config.work}", "", *_table(found, width)]
+    lines = [f"{config.name} in {config.work}", "", *_table(found)]
     if reasons := [line for name, stage in found.items() for line in _reasons(name, stage)]:
         lines += ["", *reasons]
     if any(stage.damaged or stage.broken for stage in found.values()):
@@ -206,7 +203,7 @@ def _with_known_lengths(context: Context) -> Context:
 
 
 # ------------------------------------------------------------------------------------------------------- in words
-def _table(found: Mapping[str, Found], width: int) -> list[str]:
+def _table(found: Mapping[str, Found]) -> list[str]:
     shown = Table(box=None, pad_edge=False)
     shown.add_column("stage")
     for name in ("units", *STATES, "bytes", "time"):
@@ -218,7 +215,7 @@ def _table(found: Mapping[str, Found], width: int) -> list[str]:
         shown.add_row(name, units, *(str(len(units)) for units in counts), size_words(size), _time_words([stage]))
     size = sum(commit.bytes for stage in found.values() for commit in stage.counted.values())
     shown.add_row("total", *([""] * (1 + len(STATES))), size_words(size), _time_words(list(found.values())))
-    return text_lines(shown, width)
+    return text_lines(shown, WIDEST)
 
 
 def _time_words(stages: Sequence[Found]) -> str:

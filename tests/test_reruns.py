@@ -274,7 +274,10 @@ def test_plan_writes_nothing(fresh: Path, done: Path) -> None:
 def test_plan_says_what_would_run(fresh: Path, done: Path) -> None:
     lines = glpose_stage(config(fresh), "run", "--plan")[1].splitlines()
     assert lines[0] == "detect   0 done, 3 to do: a, b, c"
-    assert lines[1].startswith("extract  waits: extract needs detect, which has not run")
+    assert lines[1] == "extract  0 done, 3 to do after detect: a, b, c"
+    assert glpose_stage(config(fresh), "extract", "--plan")[1].startswith(
+        "extract  waits: extract needs detect, which has not run"
+    )
     lines = glpose_stage(config(done), "run", "--plan", *ONE_REFERENCE)[1].splitlines()
     assert lines[1] == "extract  3 done, 0 to do"
     assert lines[2] == "index    0 done, 3 to do, made with other parameters (index.n: 2 -> 1): needs --force: a, b, c"
