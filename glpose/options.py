@@ -249,7 +249,9 @@ class ExtractOptions(Options):
     )
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that the network computes in")
     dtype: Literal["uint8", "float16"] = Field(default="uint8", description="that features are stored in")
-    codec: Literal["crc32c", "zstd"] = "crc32c"
+    codec: Literal["crc32c", "zstd"] = Field(
+        default="crc32c", description="of stored maps; zstd for slow links and object stores"
+    )
     views: int = Field(
         default=1, ge=1, le=64, description="of each proposal of videos with a train split: clean, the rest augmented"
     )
@@ -286,7 +288,7 @@ class IndexOptions(Options):
     )
     causal: bool = Field(default=False, description="pools of earlier frames alone, for streams")
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
-    similarity: Literal["inner_product", "cosine"] = "inner_product"
+    similarity: Literal["inner_product", "cosine"] = Field(default="inner_product", description="of embeddings (Eq. 3)")
     min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
     seed: int = Field(default=0, ge=0, description="draws the fixed pool of every proposal")
 
@@ -450,7 +452,7 @@ class CropOptions(Options):
     scale: float = Field(default=1.35, gt=0, description="largest region of a view, of the proposal's own")
     half_body: bool = Field(default=True, description="hold the views of either half of the body too")
     density: float = Field(default=1.0, gt=0, description="stored pixels for each pixel of a view of scale 1")
-    encoding: Literal["jpeg", "raw"] = "jpeg"
+    encoding: Literal["jpeg", "raw"] = Field(default="jpeg", description="of stored crops")
     quality: int = Field(default=95, ge=1, le=100, description="of JPEG")
 
 
