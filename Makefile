@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads must sleep, not spin: several times faster where cores are shared.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo docs test test-slow lint clean
 
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(BIN)/installed: pyproject.toml
 
 demo: $(BIN)/installed
 	$(BIN)/glpose-stage run -p demo
+
+docs: $(BIN)/installed
+	$(BIN)/python tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check .
@@ -29,4 +33,4 @@ test-slow: $(BIN)/installed
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf $(VENV) work .pytest_cache .ruff_cache
+	rm -rf $(VENV) work site .pytest_cache .ruff_cache

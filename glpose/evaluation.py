@@ -77,7 +77,7 @@ def predict_poses(
         raise ValueError("DARK needs the sigma of the targets")
     size = (split.schema.height, split.schema.width)
     box_scores = split.table["score"].to_numpy()
-    poses = [np.empty((len(split), model.head.out_channels, 3)) for _ in ways]
+    poses = [np.empty((len(split), model.num_joints, 3)) for _ in ways]
     for videos in split.window_videos():
         window = split.window(videos)
         found = in_window(split, window, references.of(window.rows, model.options.n))

@@ -49,7 +49,7 @@ class GLPoseHeads(nn.Module):
     def __init__(self, channels: int, num_joints: int, offsets: tuple[int, ...], options: HeadOptions) -> None:
         super().__init__()
         width = options.width or channels
-        self.options, self.offsets = options, offsets
+        self.options, self.offsets, self.num_joints = options, offsets, num_joints
         self.local_weight: Tensor
         self.register_buffer("local_weight", local_weights(offsets, options), persistent=False)  # (2k,)
 
