@@ -31,8 +31,8 @@ from measuring import Entry, at_least, at_most, cpu_seconds, report, unmeasured
 from rich.console import Console
 
 from glpose.data.dataset import open_video
-from glpose.data.generated import ClipOptions, write_clip
 from glpose.data.listing import list_videos
+from glpose.data.rendered import ClipOptions, write_clip
 from glpose.data.video import open_frames
 from glpose.drawing import write_video
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, source_frames

@@ -112,7 +112,7 @@ def _stage_command(name: str, summary: str) -> None:
     app.command(name, help=summary)(command)
 
 
-_stage_command("render", "Render the clips of a pipeline with generated data.")
+_stage_command("render", "Render the clips of a pipeline with rendered data.")
 
 
 @app.command()
@@ -193,7 +193,7 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
+    """Train a single-frame HRNet, on rendered frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 

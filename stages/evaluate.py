@@ -42,7 +42,7 @@ SCORERS: dict[str, Scorer] = {
     "posetrack18": score_posetrack,
     "posetrack17": score_posetrack,
     "posetrack21": score_posetrack,
-    "generated": score_posetrack,
+    "rendered": score_posetrack,
     "jhmdb": score_pck,
     "coco": score_oks,
 }

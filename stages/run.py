@@ -66,7 +66,7 @@ def stages_of(context: Context) -> list[Stage]:
     Crops are for fine-tuning alone, and made where they are asked for (`extract --crops`).
     """
     kind = context.config.data.kind
-    names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "generated")]
+    names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "rendered")]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
         names = [name for name in names if name not in ("train", "eval")]
     return [STAGES[name] for name in names]

@@ -24,7 +24,7 @@ MAT = ".mat"  # of PoseTrack17's annotations as MATLAB files
 
 # One JSON file per video; PoseTrack21's are PoseTrack18's with other people in them.
 FORMATS = {"posetrack18": posetrack18, "posetrack21": posetrack18, "posetrack17": posetrack17}
-JOINTS = {**dict.fromkeys((*FORMATS, "generated"), POSETRACK), "jhmdb": JHMDB}  # by data.kind
+JOINTS = {**dict.fromkeys((*FORMATS, "rendered"), POSETRACK), "jhmdb": JHMDB}  # by data.kind
 
 
 @dataclass(frozen=True)
