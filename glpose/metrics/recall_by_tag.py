@@ -52,16 +52,17 @@ def joint_table(gt_dir: str | Path, pred_dir: str | Path) -> pd.DataFrame:
 
     video: the annotation file's name. frame: in that file, 0-based. annotation: number of the person in the file, in
     frame order. track: its id, -1 without. joint: its name. distance: px from the prediction of that joint, NaN without
-    one. head_size, extent: px, of the person, NaN without a head box. matched: whether a prediction is assigned to the
-    person. occlusion, speed, defocus, action: the tags, -1, NaN and "" where there are none. DataError as
-    `metrics.posetrack.evaluate` raises it, and for annotations in another form than PoseTrack18's.
+    one. head_size: px, as for AP, NaN without a head box. extent: px, the larger side of the person's annotated joints.
+    matched: whether a prediction is assigned to the person. occlusion, speed, defocus, action: the tags, -1, NaN and ""
+    where there are none. DataError as `metrics.posetrack.evaluate` raises it, and for annotations in another form than
+    PoseTrack18's.
     """
     pairs, _ = posetrack.pair_folders(Path(gt_dir), Path(pred_dir))
     return pd.concat([_of_video(gt, pred) for gt, pred in pairs], ignore_index=True)
 
 
 def count_by_tag(joints: pd.DataFrame) -> pd.DataFrame:
-    """Counts of a `joint_table`, one row per video and tag, videos and tags in order; all videos have all tags.
+    """Counts of a `joint_table`, one row per tag and video that has joints; every video has all tags.
 
     people: matched ones with a joint of the tag. people_all: matched or not. joints, joints_all: those joints of them.
     right_pckh50, right_pck10: joints that are right.
@@ -72,7 +73,8 @@ def count_by_tag(joints: pd.DataFrame) -> pd.DataFrame:
         # the first divided, as the evaluator does, to agree with it to the last digit
         right_pckh50 = distance / joints["head_size"].to_numpy() <= posetrack.MATCH_DISTANCE
         right_pck10 = distance <= EXTENT_SHARE * joints["extent"].to_numpy()
-    _, person = np.unique(np.stack([codes, joints["annotation"]]), axis=1, return_inverse=True)
+    annotation = joints["annotation"].to_numpy()
+    person = codes * (1 + annotation.max(initial=0)) + annotation  # a number of its own
 
     def per_video(chosen: np.ndarray) -> np.ndarray:
         return np.bincount(codes[chosen], minlength=len(videos))

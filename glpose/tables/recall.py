@@ -12,14 +12,14 @@ from store.record import number_or_none
 
 # title -> column of `recall_by_tag.recall`
 MEASURES = {
-    "PCKh@0.5, matched people": "pckh50",
-    "PCK@0.1, matched people": "pck10",
-    "PCKh@0.5, all people": "pckh50_all",
-    "PCK@0.1, all people": "pck10_all",
+    "PCKh@0.5, matched": "pckh50",
+    "PCK@0.1, matched": "pck10",
+    "PCKh@0.5, everybody": "pckh50_all",
+    "PCK@0.1, everybody": "pck10_all",
 }
 MEANING = (
     f"rapid: more than {recall_by_tag.RAPID:g} head sizes per frame; defocused: blurred by more than "
-    f"{recall_by_tag.DEFOCUSED:g} px; who has no prediction is left out of matched people, wrong among all"
+    f"{recall_by_tag.DEFOCUSED:g} px; matched: people with a prediction; everybody: the others are wrong"
 )
 
 
