@@ -116,6 +116,20 @@ def test_right_joints_are_those_of_the_evaluator(tmp_path: Path, seed: int) -> N
     )
 
 
+def test_tags_stay_with_their_people(tmp_path: Path) -> None:
+    """Of people listed out of order, one of them without joints and one in a region to ignore."""
+    region = [(-5, -5), (200, -5), (200, 200), (-5, 200)]
+    gt = as_2018(video17([person({}), person(A), person(B)], [person(B)], regions=[region]))
+    for number, name in enumerate(("nobody", "ignored", "first", "last")):
+        tag(gt, number, name, occlusion=dict.fromkeys(B, number - 1), speed=dict.fromkeys(B, float(number)))
+    gt["annotations"].reverse()
+    pred = as_2018(video17([person(scored(B), head=None)], [person(scored(B), head=None)]))
+    joints = joint_table(*write(tmp_path, gt, pred))
+    assert joints["action"].tolist() == ["first", "first", "last", "last"]
+    assert joints["speed"].tolist() == [2, 2, 3, 3] and joints["occlusion"].tolist() == [1, 1, 2, 2]
+    assert joints["annotation"].tolist() == [0, 0, 3, 3] and (joints["distance"] == 0).all()
+
+
 def test_without_tags_all_is_everything(tmp_path: Path) -> None:
     files = as_2018(video17([person(A)])), as_2018(video17([person(scored(A), head=None)]))
     table = recall(count_by_tag(joint_table(*write(tmp_path, *files)))).set_index("tag")
