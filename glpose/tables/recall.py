@@ -47,9 +47,8 @@ def _columns(tags: Sequence[str]) -> list[Column]:
 
 def _cells(rows: Mapping[str, pd.DataFrame], tags: Sequence[str]) -> list[dict[str, Cell]]:
     first = next(iter(rows.values()))  # annotated joints are the same for all
-    cells: list[dict[str, Cell]] = [
-        {"measure": "annotated joints", **{tag: int(first.loc[tag, "joints_all"]) for tag in tags}}
-    ]
+    annotated = {tag: int(first.loc[tag, "joints_all"]) for tag in tags}
+    cells: list[dict[str, Cell]] = [{"measure": "annotated joints", "row": "", **annotated}]
     for title, column in MEASURES.items():
         for label, own in rows.items():
             percent = {tag: number_or_none(float(own.loc[tag, column])) for tag in tags}
