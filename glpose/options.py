@@ -508,6 +508,12 @@ class AblateOptions(Options):
         return self
 
 
+class EvidenceOptions(Options):
+    """What `glpose-stage evidence` trains and scores (docs/evidence.md). No part of a record, as of `ablate`."""
+
+    rows: str = Field(default="*", description="shell patterns of row names, separated by commas: k=*, oracle*")
+
+
 class PretrainOptions(AugmentationOptions):
     """Single-frame HRNet training, on rendered frames (the weights that ship as `demo`) or on a data set's people."""
 
