@@ -38,7 +38,10 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
         raise ConfigError(f"there is no tier {tier!r}; there are {', '.join(TIERS)}")
     if config.data.kind != "rendered":
         raise ConfigError(f"the evidence is of rendered clips: pipeline {config.name!r} has {config.data.kind!r} data")
-    size = TIERS[tier]
+    path, size = out / "evidence.md", TIERS[tier]
+    words = path.read_text(encoding="utf-8") if path.exists() else f"# Evidence\n\n{MARK}\n"
+    if MARK not in words:
+        raise StoreError(f"{path} has no line {MARK!r} below which to write: delete it, or choose another --out")
     found: dict[str, list[Measured]] = {}
     clips: list[str] = []
     for number in range(size.trainings):
@@ -55,13 +58,9 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
     draws = draw(len(clips), size.trainings, size.draws, SEED)
     content = summarise(tier, found, draws)
     write_json(out / "evidence.json", content)
-    path = out / "evidence.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Evidence\n\n{MARK}\n"
-    if MARK not in text:
-        raise StoreError(f"{path} has no line {MARK!r} below which to write: delete it, or choose another --out")
     tables = markdown(content, config, size, len(clips))
     with replacing(path) as temporary:
-        temporary.write_text(f"{text[: text.index(MARK)]}{MARK}\n\n{tables}", encoding="utf-8")
+        temporary.write_text(f"{words[: words.index(MARK)]}{MARK}\n\n{tables}", encoding="utf-8")
     return path
 
 

@@ -200,5 +200,6 @@ def test_wrong_tiers_pipelines_and_files_are_told(
     (tmp_path / "evidence.md").write_text("# Mine\n")
     with pytest.raises(StoreError, match="has no line"):
         evidence(own.model_copy(update={"work": tmp_path / "work"}), "tiny", tmp_path, Console(quiet=True))
+    assert not (tmp_path / "work").exists()  # told before anything is made
     code, printed = glpose_stage(config, "evidence", "--tier", "none")
     assert code == 2 and "no tier 'none'" in printed

@@ -229,8 +229,15 @@ def test_eval_prints_and_saves_recall_by_tag(tmp_path: Path) -> None:
 
 
 def test_eval_says_nothing_without_tags(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data")
-    tag_clip(tmp_path / "data" / "annotations" / "train" / "a.json")  # which is not evaluated
+    write_dataset(tmp_path / "data")  # with tags, also in clips to train on
+    path = tmp_path / "data" / "annotations" / "val" / "c.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        del image["defocus"]
+    for annotation in content["annotations"]:
+        for name in ("occlusion", "speed", "action"):
+            del annotation[name]
+    path.write_text(json.dumps(content))
     code, printed = glpose_stage(write_pipeline(tmp_path), "run")
     assert code == 0, printed
     out = tmp_path / "work" / "eval" / "latest" / "results"
