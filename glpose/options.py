@@ -139,6 +139,7 @@ class RenderedData(Options):
     recurring: bool = Field(default=True, description="whether actions repeat within an evaluation clip")
     photos: Path | None = Field(default=None, description="folder of pictures to stand before; null: drawn scenes")
     label_every: int = Field(default=1, ge=1, description="frames of which one is annotated, as in PoseTrack's val: 4")
+    encoding: Literal["jpeg", "mp4"] = Field(default="jpeg", description="an image per frame, or a file per clip")
     seed: int = Field(default=0, ge=0)
 
 
