@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from glpose.data.rendered.sets import labels_digest
 from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier
 from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
 from stages.config import PipelineConfig
@@ -17,7 +18,7 @@ from stages.detect import boxes_in_words
 from stages.evidence import read_measured
 from stages.pretrain import pretrain
 from stages.run import STAGES, run_stage, run_stages, stages_of
-from stages.stage import Context
+from stages.stage import Context, split_videos
 from stages.together import refuse_torchrun
 from store.atomic import replacing, write_json
 from store.errors import ConfigError, StoreError
@@ -25,6 +26,7 @@ from store.errors import ConfigError, StoreError
 MARK = "<!-- written by glpose-stage evidence: -->"
 WORDS = {"ap": "AP", "occluded_pck": "PCK@0.1 of hidden joints"}
 SEED = 2022  # of the draws
+SPLITS = ("train", "eval")
 
 
 def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, rows: str | None = None) -> Path:
@@ -44,6 +46,7 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
         raise StoreError(f"{path} has no line {MARK!r} below which to write: delete it, or choose another --out")
     found: dict[str, list[Measured]] = {}
     clips: list[str] = []
+    labels: dict[str, str] = {}
     for number in range(size.trainings):
         own = _of_training(config, tier, rows or ",".join(size.rows), number, console)
         context = Context(own)
@@ -52,11 +55,12 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
         run_stages(stages, context, console)
         context = Context(own)
         run_stage(STAGES["evidence"], context, console)
+        labels = {split: labels_digest(context.video(v).path for v in split_videos(context, split)) for split in SPLITS}
         for row in STAGES["evidence"].units(context, True):
             clips, measured = read_measured(context.output("evidence", row))
             found.setdefault(row, []).append(measured)
     draws = draw(len(clips), size.trainings, size.draws, SEED)
-    content = summarise(tier, found, draws)
+    content = {**summarise(tier, found, draws), "labels": labels}
     write_json(out / "evidence.json", content)
     tables = markdown(content, config, size, len(clips))
     with replacing(path) as temporary:
@@ -126,6 +130,7 @@ def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, cli
         "",
         f"{tier.train_clips} clips to train on, {clips} to test on; {seeds}{own}; boxes: {boxes_in_words(config)}; "
         f"intervals of 95 % from {tier.draws} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
+        f"Labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",
         "| row | | AP | | PCK@0.1 of hidden joints | |",
         "|---|---|---|---|---|---|",

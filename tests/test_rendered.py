@@ -16,7 +16,7 @@ from glpose.data.rendered.actions import ANGLE, ANGLES
 from glpose.data.rendered.backdrop import Occluder
 from glpose.data.rendered.figure import subdivide
 from glpose.data.rendered.rig import keypoints, make_body, pose, weights
-from glpose.data.rendered.sets import SETS
+from glpose.data.rendered.sets import SETS, labels_digest
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -201,6 +201,26 @@ def test_sets_share_no_body_and_no_seed() -> None:
     bodies = [body for one in SETS.values() for body in one.bodies]
     assert sorted(bodies) == list(range(24))
     assert len({one.seed for one in SETS.values()}) == len(SETS) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("pretrain", "ddaad6d6ba98f3e1"),
+        ("train", "4d6fda700a8cdf62"),
+        ("val", "2a4023ffb5447956"),
+        ("test", "2a7a4ec92e308989"),
+    ],
+)
+def test_clips_are_those_that_were_published(name: str, digest: str, tmp_path: Path) -> None:
+    """Whoever changes what is drawn changes the benchmark: a new version of it, and figures measured again."""
+    clips = SETS[name]
+    path = write_clip(tmp_path, name, "000000_clip", ClipOptions(frames=2, bodies=clips.bodies), clips.seed, 0)
+    assert labels_digest([path]) == digest
+    moved = json.loads(path.read_text())
+    moved["annotations"][0]["bbox"][0] += 0.2
+    path.write_text(json.dumps(moved))
+    assert labels_digest([path]) != digest
 
 
 def test_people_stand_before_photos(tmp_path: Path) -> None:
