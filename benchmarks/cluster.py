@@ -2,7 +2,7 @@
 
     python benchmarks/cluster.py [--videos 1000 10000] [--repeats 3] [--json FILE]
 
-Two single-thread workers extract the same generated clips as one, each on clusters that stand by; the time is that of
+Two single-thread workers extract the same rendered clips as one, each on clusters that stand by; the time is that of
 the whole stage. For the command's own cost, detect takes boxes from annotations of one empty frame each, so that
 workers have next to nothing to do; CPU seconds are those of the command's process, Dask's scheduler in it included.
 """
@@ -27,8 +27,8 @@ import numpy as np
 from measuring import Entry, at_least, at_most, report
 from rich.console import Console
 
-from glpose.data.generated import ClipOptions, write_clip
 from glpose.data.posetrack18 import NAMES
+from glpose.data.rendered import ClipOptions, write_clip
 from stages.config import PipelineConfig
 from stages.run import STAGES, run_stage
 from stages.stage import Context

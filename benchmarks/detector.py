@@ -5,7 +5,7 @@
 Process CPU seconds of one thread per 800 x 1333 image, calls in turn, median. Weights are random, with the batch norms'
 statistics taken from the image, so that both networks find a full 1,000 proposals; this is checked. Detections are
 compared with mmdetection's recorded ones, which are not redistributable. --checkpoint: trained weights, such as those
-of `train-detector`, whose detections on generated frames are compared between settings.
+of `train-detector`, whose detections on rendered frames are compared between settings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import box_iou
 
-from glpose.data.generated import ClipOptions, render_clip
+from glpose.data.rendered import Clip, ClipOptions
 from glpose.data.video import open_frames
 from glpose.detection import detect_people
 from glpose.drawing import write_video
@@ -268,11 +268,11 @@ def partners(reference: Detections, found: Detections) -> Partners:
 
 # ------------------------------------------------------------------------------------------------- trained weights
 def trained_agreement(checkpoint: Path) -> dict[str, Entry]:
-    """What lower precision changes of the persons of score 0.2 that trained weights find in generated frames."""
+    """What lower precision changes of the persons of score 0.2 that trained weights find in rendered frames."""
     model = load_cascade_rcnn(checkpoint)
     detectors = settings(model)
     exact = detectors.pop("as_loaded")
-    clips = [render_clip(ClipOptions(270, 480, frames=1, people=(1, 5)), CLIP_SEED, clip) for clip in range(CLIPS)]
+    clips = [Clip(ClipOptions(270, 480, frames=1, people=(1, 5)), CLIP_SEED, clip) for clip in range(CLIPS)]
     images = [clip.frame(0)[0] for clip in clips]
     references = [confident(exact(image)) for image in images]
     entries = {}

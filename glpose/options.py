@@ -121,22 +121,30 @@ class FolderData(Options):
     eval: SplitOptions | None = SplitOptions()
 
 
-class GeneratedData(Options):
-    """Procedural clips of 2D figures, rendered by the `render` stage and then read as a PoseTrack18-style set."""
+class RenderedData(Options):
+    """Clips of skinned people, drawn by the `render` stage and then read as a PoseTrack18-style set."""
 
-    kind: Literal["generated"] = "generated"
+    kind: Literal["rendered"] = "rendered"
     train_clips: int = Field(default=8, ge=0)
     eval_clips: int = Field(default=4, ge=0)
-    frames: int = Field(default=24, ge=1)
+    train_set: Literal["pretrain", "train"] = Field(default="train", description="whose bodies and seeds to train on")
+    eval_set: Literal["val", "test"] = Field(default="val", description="whose bodies and seeds to evaluate on")
+    frames: int = Field(default=40, ge=1)
+    fps: float = Field(default=25.0, ge=1, le=240)
     height: int = Field(default=270, ge=64)
     width: int = Field(default=480, ge=64)
     people: tuple[int, int] = (2, 4)
     occluders: tuple[int, int] = (1, 4)
+    hardness: float = Field(default=1.0, ge=0, le=3, description="factor on noise, defocus and compression")
+    recurring: bool = Field(default=True, description="whether actions repeat within an evaluation clip")
+    photos: Path | None = Field(default=None, description="folder of pictures to stand before; null: drawn scenes")
+    label_every: int = Field(default=1, ge=1, description="frames of which one is annotated, as in PoseTrack's val: 4")
+    encoding: Literal["jpeg", "mp4"] = Field(default="jpeg", description="an image per frame, or a file per clip")
     seed: int = Field(default=0, ge=0)
 
 
 DataOptions = Annotated[
-    PoseTrack18Data | PoseTrack17Data | PoseTrack21Data | JHMDBData | CocoData | FolderData | GeneratedData,
+    PoseTrack18Data | PoseTrack17Data | PoseTrack21Data | JHMDBData | CocoData | FolderData | RenderedData,
     Field(discriminator="kind"),
 ]
 
@@ -503,18 +511,24 @@ class AblateOptions(Options):
         return self
 
 
-class PretrainOptions(AugmentationOptions):
-    """Single-frame HRNet training, on generated frames (the weights that ship as `demo`) or on a data set's people."""
+class EvidenceOptions(Options):
+    """What `glpose-stage evidence` trains and scores (docs/evidence.md). No part of a record, as of `ablate`."""
 
-    source: Literal["generated", "data"] = Field(
-        default="generated", description="endless generated frames, or the annotated people of the train split"
+    rows: str = Field(default="*", description="shell patterns of row names, separated by commas: k=*, oracle*")
+
+
+class PretrainOptions(AugmentationOptions):
+    """Single-frame HRNet training, on rendered frames (the weights that ship as `demo`) or on a data set's people."""
+
+    source: Literal["rendered", "data"] = Field(
+        default="rendered", description="endless rendered frames, or the annotated people of the train split"
     )
     width: int = Field(default=16, ge=4)
     stages: Literal[3, 4] = Field(default=3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
     init: str | None = Field(default=None, description="checkpoint to start from: what fits of it is taken")
     crop_size: tuple[int, int] = (192, 144)
     crop_scale: float = Field(default=1.25, gt=0)
-    frames: int = Field(default=20_000, ge=1, description="generated frames to see; each gives a crop per person")
+    frames: int = Field(default=20_000, ge=1, description="rendered frames to see; each gives a crop per person")
     epochs: int = Field(default=20, ge=1, description="of source: data")
     steps: int | None = Field(default=None, ge=1, description="null: as many as frames, or epochs, make")
     batch_size: int = Field(default=16, ge=2)
@@ -523,7 +537,7 @@ class PretrainOptions(AugmentationOptions):
     loss: Literal["mse", "cross_entropy"] | None = Field(
         default=None,
         description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner; null: "
-        "cross_entropy on generated frames, mse on data",
+        "cross_entropy on rendered frames, mse on data",
     )
     eval_people: int = Field(
         default=1000, ge=0, description="of the eval split, evenly spaced, that source: data is measured on"
@@ -534,7 +548,7 @@ class PretrainOptions(AugmentationOptions):
     @property
     def loss_taken(self) -> Literal["mse", "cross_entropy"]:
         """The loss that `loss` means."""
-        return self.loss or ("cross_entropy" if self.source == "generated" else "mse")
+        return self.loss or ("cross_entropy" if self.source == "rendered" else "mse")
 
     @model_validator(mode="after")
     def _crop_fits(self) -> PretrainOptions:

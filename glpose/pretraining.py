@@ -1,4 +1,4 @@
-"""Single-frame HRNet training, on generated frames or on the annotated people of a data set."""
+"""Single-frame HRNet training, on rendered frames or on the annotated people of a data set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from glpose.data.generated import render_clip
-from glpose.generated_people import clip_options
+from glpose.data.rendered import Clip
+from glpose.data.rendered.sets import SETS
 from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, normalise_crops, warp_crop
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import JointSet
@@ -19,6 +19,7 @@ from glpose.labelled_people import Batch, Person
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
+from glpose.rendered_people import clip_options
 from glpose.schedules import warm_cosine
 from glpose.single_frame import SingleFrame, checkpoint_joints, make_single_frame
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
@@ -31,7 +32,7 @@ Report = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
 
 class People(Protocol):
-    """What a training sees: `glpose.generated_people` or `glpose.labelled_people`."""
+    """What a training sees: `glpose.rendered_people` or `glpose.labelled_people`."""
 
     @property
     def joints(self) -> JointSet: ...
@@ -144,7 +145,7 @@ def held_out_pckh(options: PretrainOptions, model: HRNet, device: torch.device, 
     network = _single_frame(options, model, device)
     hits: dict[int, list[np.ndarray]] = {1: [], 2: []}
     for clip in range(clips):
-        scene = render_clip(clip_options(clip), options.seed + 1_000_003, clip)
+        scene = Clip(clip_options(clip, "val"), options.seed + SETS["val"].seed, clip)
         image, labels = scene.frame(clip % len(scene))
         if not len(labels):
             continue
@@ -152,9 +153,8 @@ def held_out_pckh(options: PretrainOptions, model: HRNet, device: torch.device, 
         head = 0.6 * np.linalg.norm(corners, axis=1)
         distance = _distances(network, options, [image] * len(labels), labels.boxes, labels.keypoints)
         for flag, found in hits.items():
-            inside = (labels.keypoints[..., 2] == flag) & np.isfinite(
-                distance
-            )  # joints beyond the crop cannot be found
+            # joints beyond the crop cannot be found
+            inside = (labels.keypoints[..., 2] == flag) & np.isfinite(distance)
             found.append((distance <= 0.5 * head[:, None])[inside])
     return {name: 100 * float(np.concatenate(hits[flag]).mean()) for name, flag in (("visible", 2), ("hidden", 1))}
 

@@ -21,12 +21,13 @@ from glpose.data.annotations import Annotations
 from glpose.data.coco import choose_category
 from glpose.data.dataset import Video, VideoRef, ground_truth
 from glpose.data.poses import PoseFile, write_poses
-from glpose.metrics import oks, pck, posetrack
+from glpose.metrics import oks, pck, posetrack, recall_by_tag
 from glpose.options import EvalOptions
 from store.errors import DataError
 from store.tables import BOX
 
 GROUND_TRUTH, PREDICTIONS, SUBMISSION = "ground_truth", "predictions", "submission"
+JOINTS, RECALL = "joints.parquet", "recall_by_tag.csv"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Scores:
 
     metric: its name, as tables print it. results: variant -> plain data. mean: variant -> percent, NaN where nothing
     was annotated. table: from variant -> label, a text table of those rows. problems: what the protocol could not score
-    as it should, one line each.
+    as it should, one line each. joints: of annotations with tags, `recall_by_tag.joint_table` of every variant, in
+    frames of the video, with its name in the column `row`.
     """
 
     metric: str
@@ -58,6 +60,7 @@ class Scores:
     mean: dict[str, float]
     table: Callable[[dict[str, str]], str]
     problems: list[str]
+    joints: pd.DataFrame | None = None
 
 
 def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
@@ -93,6 +96,7 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
         mean={variant: result.mean if annotated else math.nan for variant, result in results.items()},
         table=table,
         problems=list(dict.fromkeys(problem for result in results.values() for problem in result.problems)),
+        joints=_tagged_joints(out, videos),
     )
 
 
@@ -171,6 +175,28 @@ def zip_predictions(folder: Path, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.glob("*.json")):
             archive.write(file, file.name)
+
+
+def write_recall(out: Path, joints: pd.DataFrame) -> pd.DataFrame:
+    """Write the joints of `Scores` and their recall by tag, which is returned."""
+    joints.to_parquet(out / JOINTS, index=False)
+    table = recall_by_tag.recall_of_rows(joints)
+    table.to_csv(out / RECALL, index=False)
+    return table
+
+
+def _tagged_joints(out: Path, videos: Sequence[EvaluatedVideo]) -> pd.DataFrame | None:
+    """Joints of all variants, from the files that are scored; None where no video has tags, or nobody is annotated."""
+    if all(video.video.annotations is None or video.video.annotations.tags is None for video in videos):
+        return None
+    start, tables = {video.ref.name: video.start for video in videos}, []
+    for variant in videos[0].poses:
+        table = recall_by_tag.joint_table(out / GROUND_TRUTH, out / PREDICTIONS / variant)
+        table["frame"] += np.array([start[name] for name in table["video"]], np.int64)
+        table.insert(0, "row", variant)
+        tables.append(table)
+    joints = pd.concat(tables, ignore_index=True)
+    return joints if len(joints) else None
 
 
 def _annotated(video: EvaluatedVideo) -> PoseFile:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from glpose.scoring import write_recall
 from stages import evaluate
 from stages.ablate import asked_rows, units
 from stages.config import PipelineConfig
@@ -40,13 +41,15 @@ def prepare(context: Context) -> Split:
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
-    """Write one row's scores."""
+    """Write one row's scores, and its recall by tag where there are tags."""
     config = context.config
     videos = evaluated_videos(context, shared, {unit: predict(config, shared, context.output("ablate", unit))[-1]})
     options = config.eval.model_copy(update={"submission": False})
     with tempfile.TemporaryDirectory(prefix="glpose-") as folder:
         scores = scorer(config)(Path(folder), videos, options)
     write_json(attempt.path / SCORES, scores.results[unit])
+    if scores.joints is not None:
+        write_recall(attempt.path, scores.joints)
     mean = number_or_none(scores.mean[unit])
     attempt.meta = {"metric": scores.metric, "mean": mean, "videos": len(videos)}
     return f"{scores.metric} {'-' if mean is None else format(mean, '.2f')}"

@@ -18,7 +18,7 @@ from glpose.data.dataset import VideoRef, joint_set
 from glpose.data.faults import KINDS, Fault
 from glpose.data.posetrack18 import version_of
 from glpose.data.published import check_counts, published, published_videos
-from glpose.options import CocoData, DetectOptions, GeneratedData
+from glpose.options import CocoData, DetectOptions, RenderedData
 from stages.console import counting, say
 from stages.stage import Context
 from store.atomic import write_json
@@ -40,9 +40,9 @@ def check_data(context: Context, console: Console, *, full: bool = False, json_f
     try:
         refs = context.videos
     except NotCommitted:
-        if not isinstance(data, GeneratedData):
+        if not isinstance(data, RenderedData):
             raise
-        say(console, f"{context.config.name}: generated data, of which there is none before render has run")
+        say(console, f"{context.config.name}: rendered data, of which there is none before render has run")
         return
     box_files, faults = _read_box_files(context.config.detect)
     walk = Walk(full, box_files, context.config.detect.min_score, listed_images(context.all_videos))
@@ -101,7 +101,7 @@ def _walk(refs: Sequence[VideoRef], walk: Walk, console: Console) -> list[Checke
 
 def _heading(context: Context, refs: Sequence[VideoRef], checked: list[CheckedVideo], full: bool) -> list[str]:
     data = context.config.data
-    where = "rendered" if isinstance(data, GeneratedData) else f"in {data.root}"
+    where = "rendered" if isinstance(data, RenderedData) else f"in {data.root}"
     only = "" if context.pattern == "*" else f" (--videos {context.pattern})"
     lines = [f"{context.config.name}: {data.kind} {where}, {len(refs)} videos{only}"]
     images, decoded = sum(video.images for video in checked), sum(video.decoded for video in checked)

@@ -114,7 +114,7 @@ def _stage_command(name: str, summary: str) -> None:
     app.command(name, help=summary)(command)
 
 
-_stage_command("render", "Render the clips of a pipeline with generated data.")
+_stage_command("render", "Render the clips of a pipeline with rendered data.")
 
 
 @app.command()
@@ -169,6 +169,29 @@ def ablate(
 
 
 @app.command()
+def evidence(
+    tier: Annotated[str, typer.Option("--tier", help="small (an hour on two cores) or full.")] = "small",
+    pipeline: Pipeline = "rendered-v1",
+    config: Config = None,
+    settings: Settings = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,oracle.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """Find out on rendered clips what helps: train the rows, their controls, and write tables with intervals."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.evidence_report import evidence as find_evidence
+
+    console = Console()
+    console.print(f"{find_evidence(context.config, tier, out, console, rows=rows)}", highlight=False)
+
+
+@app.command()
 def tables(
     pipeline: Pipeline,
     config: Config = None,
@@ -195,7 +218,7 @@ def pretrain(
     config: Config = None,
     settings: Settings = None,
 ) -> None:
-    """Train a single-frame HRNet, on generated frames or the train split; interrupted, it goes on where it was."""
+    """Train a single-frame HRNet, on rendered frames or the train split; interrupted, it goes on where it was."""
     context = _context(pipeline, config, settings, "*")
     from rich.console import Console
 

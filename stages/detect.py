@@ -111,7 +111,7 @@ def _source(options: BoxOptions) -> dict[str, Any]:
 STAGE = Stage(
     name="detect",
     version=VERSION,
-    after=lambda config: ("render",) if config.data.kind == "generated" else (),
+    after=lambda config: ("render",) if config.data.kind == "rendered" else (),
     parameters=parameters,
     units=video_units,
     inputs=inputs,

@@ -15,7 +15,8 @@ from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
-from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack
+from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack, write_recall
+from glpose.tables.recall import recall_text
 from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
@@ -42,7 +43,7 @@ SCORERS: dict[str, Scorer] = {
     "posetrack18": score_posetrack,
     "posetrack17": score_posetrack,
     "posetrack21": score_posetrack,
-    "generated": score_posetrack,
+    "rendered": score_posetrack,
     "jhmdb": score_pck,
     "coco": score_oks,
 }
@@ -71,7 +72,7 @@ def prepare(context: Context) -> Split:
 
 
 def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
-    """Write ground truth, predictions of every variant, their scores, and the pictures."""
+    """Write ground truth, predictions of every variant, their scores, recall by tag if there are tags, and pictures."""
     config, out = context.config, attempt.path
     poses = {
         _named(name, way, config): found
@@ -91,7 +92,11 @@ def make(context: Context, shared: Split, unit: str, attempt: Attempt) -> str:
         "videos": len(videos),
     }
     write_json(out / "context.json", about)
-    (out / "table.txt").write_text(_table(config, scores) + "\n")
+    table = _table(config, scores)
+    if scores.joints is not None:
+        recall = write_recall(out, scores.joints)
+        table += "\n\n" + recall_text(recall, row_labels(config), boxes_in_words(config))
+    (out / "table.txt").write_text(table + "\n")
     if config.eval.overlay:
         drawn = {variant: videos[0].poses[variant] for variant in variants(config)}
         _draw(out, replace(videos[0], poses=drawn), joint_set(config.data))

@@ -1,4 +1,4 @@
-"""pretrain: a single-frame HRNet on generated frames or on a data set; one checkpoint with its recipe and figures."""
+"""pretrain: a single-frame HRNet on rendered frames or on a data set; one checkpoint with its recipe and figures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glpose.data.dataset import joint_set, open_video
-from glpose.generated_people import GeneratedPeople
 from glpose.labelled_people import LabelledPeople, Person, labelled_people
 from glpose.models.checkpoints import save_checkpoint
 from glpose.options import PretrainOptions
 from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
+from glpose.rendered_people import RenderedPeople
 from stages.console import say
 from stages.runtime import choose_device
 from stages.stage import Context
@@ -35,8 +35,8 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     options, runtime = context.config.pretrain, context.config.runtime
     device = choose_device(runtime)
     held_out: list[Person] = []
-    if options.source == "generated":
-        people = GeneratedPeople(options)
+    if options.source == "rendered":
+        people = RenderedPeople(options)
     else:
         people = LabelledPeople(options, _people(context, "train"), joint_set(context.config.data))
         held_out = _people(context, "eval")
@@ -57,7 +57,7 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
                 say(console, f"  {line}")
 
         model = train_network(options, people, model, device, runtime.workers, report, state)
-    if options.source == "generated":
+    if options.source == "rendered":
         figures |= {f"pckh_{name}": value for name, value in held_out_pckh(options, model, device).items()}
     elif held_out and options.eval_people:
         figures["pck"] = held_out_pck(options, model, held_out, device)
@@ -80,9 +80,9 @@ def _people(context: Context, split: str) -> list[Person]:
 
 
 def _words(options: PretrainOptions, figures: dict[str, float]) -> str:
-    if options.source == "generated":
+    if options.source == "rendered":
         visible, hidden = figures["pckh_visible"], figures["pckh_hidden"]
-        return f"PCKh@0.5 on held-out generated frames {visible:.1f} % of visible, {hidden:.1f} % of hidden joints"
+        return f"PCKh@0.5 on held-out rendered frames {visible:.1f} % of visible, {hidden:.1f} % of hidden joints"
     if "pck" not in figures:
         return "no annotated eval split to measure it on"
     before = f", {figures['pck_before']:.1f} % before" if "pck_before" in figures else ""

@@ -1,19 +1,19 @@
-"""render: procedural clips with exact labels, for pipelines without data of their own."""
+"""render: clips of skinned people with exact labels, for pipelines without data of their own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from glpose.data.generated import ClipOptions, write_clip
-from glpose.options import GeneratedData
+from glpose.data.rendered import ClipOptions, write_clip
+from glpose.data.rendered.sets import SETS
+from glpose.options import RenderedData
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage, clip_names, no_lines, nothing
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.record import fingerprint
 
-VERSION = 1
-EVAL_SEED = 1_000_000  # added to the seed, so that more training clips never become evaluation clips
+VERSION = 2
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
@@ -29,18 +29,30 @@ def units(context: Context, everything: bool) -> list[str]:
 def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
     """Write one clip's frames and annotation in PoseTrack18's form."""
     data = _options(context.config)
-    options = ClipOptions(
-        height=data.height, width=data.width, frames=data.frames, people=data.people, occluders=data.occluders
-    )
     number, _, split = unit.split("_")
-    seed = data.seed + (EVAL_SEED if split == "eval" else 0)
-    write_clip(attempt.path, split, unit, options, seed, int(number))
+    clips = SETS[data.train_set if split == "train" else data.eval_set]
+    options = ClipOptions(
+        height=data.height,
+        width=data.width,
+        frames=data.frames,
+        fps=data.fps,
+        people=data.people,
+        occluders=data.occluders,
+        bodies=clips.bodies,
+        recurring=data.recurring or split == "train",
+        hardness=data.hardness,
+        photos=data.photos,
+    )
+    write_clip(
+        attempt.path, split, unit, options, data.seed + clips.seed, int(number), data.label_every,
+        mp4=data.encoding == "mp4",
+    )  # fmt: skip
     attempt.meta = {"split": split, "frames": data.frames}
     return ""
 
 
-def _options(config: PipelineConfig) -> GeneratedData:
-    if not isinstance(config.data, GeneratedData):
+def _options(config: PipelineConfig) -> RenderedData:
+    if not isinstance(config.data, RenderedData):
         raise ConfigError(f"pipeline {config.name!r} has data of kind {config.data.kind!r}: there is nothing to render")
     return config.data
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from glpose.data.dataset import VideoRef
 from glpose.data.listing import list_videos
-from glpose.options import GeneratedData
+from glpose.options import RenderedData
 from stages.config import PipelineConfig
 from stages.console import Tally
 from store.errors import ConfigError, NotCommitted, StoreError
@@ -64,9 +64,9 @@ class Context:
 
     @cached_property
     def all_videos(self) -> list[VideoRef]:
-        """Every video of the pipeline's data set; for generated data, those that `render` has written."""
+        """Every video of the pipeline's data set; for rendered data, those that `render` has written."""
         data = self.config.data
-        if isinstance(data, GeneratedData):
+        if isinstance(data, RenderedData):
             return _rendered(self.folder("render"), data)
         refs = list_videos(data)
         for ref in refs:
@@ -190,13 +190,13 @@ def _check_gap(ref: VideoRef, k: int) -> None:
         )
 
 
-def clip_names(data: GeneratedData) -> list[str]:
-    """Names of the clips of a generated data set."""
-    train = [f"{clip:06d}_generated_train" for clip in range(data.train_clips)]
-    return train + [f"{clip:06d}_generated_eval" for clip in range(data.eval_clips)]
+def clip_names(data: RenderedData) -> list[str]:
+    """Names of the clips of a rendered data set."""
+    train = [f"{clip:06d}_rendered_train" for clip in range(data.train_clips)]
+    return train + [f"{clip:06d}_rendered_eval" for clip in range(data.eval_clips)]
 
 
-def _rendered(folder: StageFolder, data: GeneratedData) -> list[VideoRef]:
+def _rendered(folder: StageFolder, data: RenderedData) -> list[VideoRef]:
     record = folder.record_in_force()
     if record is None:
         raise NotCommitted("render has not run yet: its clips are this pipeline's videos")
@@ -208,7 +208,7 @@ def _rendered(folder: StageFolder, data: GeneratedData) -> list[VideoRef]:
         split = commit.meta["split"]
         root = folder.attempt_path(commit)
         if not isinstance(root, Path):
-            raise StoreError("generated clips are read as files: choose a local folder with --set work=DIR")
+            raise StoreError("rendered clips are read as files: choose a local folder with --set work=DIR")
         path = root / "annotations" / split / f"{name}.json"
         refs.append(VideoRef(name, "posetrack18", path, root, {split: (0, None)}))
     if not refs:

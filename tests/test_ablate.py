@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jhmdb_builders import figure_mask, figure_positions, write_clip, write_splits
 from small_pipelines import (
-    GENERATED,
+    RENDERED,
     STAGE_OPTIONS,
     attempts,
     commit_digests,
@@ -372,8 +372,8 @@ def test_before_its_features_are_there(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-def test_tables_of_generated_data_hold_ours_alone(tmp_path: Path) -> None:
-    path = write_pipeline(tmp_path, GENERATED, ablate=VALUES)
+def test_tables_of_rendered_data_hold_ours_alone(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, RENDERED, ablate=VALUES)
     code, printed = glpose_stage(path, "tables", "--run", "--set", "note=Only a demonstration.")
     assert code == 0, printed
     assert "AP on the eval split, percent\nmetric: AP; pipeline: small; boxes: annotations; joints: annot" in printed

@@ -23,7 +23,7 @@ import scipy.io
 import yaml
 from posetrack_builders import POSE, person, video17
 from rich.console import Console
-from small_pipelines import GENERATED, context, glpose_stage, write_dataset, write_pipeline
+from small_pipelines import RENDERED, context, glpose_stage, write_dataset, write_pipeline
 
 from glpose.data.annotations import assemble
 from glpose.data.checks import check_images
@@ -40,7 +40,7 @@ from stages.config import find_config, load_pipeline
 from stages.stage import Context
 from store.errors import DataError
 
-HEIGHT, WIDTH, FRAMES = 96, 128, 6  # of the generated clips
+HEIGHT, WIDTH, FRAMES = 96, 128, 6  # of the rendered clips
 Content = dict[str, Any]
 
 
@@ -486,15 +486,15 @@ def test_folders_of_images_and_video_files(tmp_path: Path) -> None:
     assert "videos that cannot be opened: 1" in ended
 
 
-def test_generated_data_before_and_after_render(tmp_path: Path) -> None:
-    config = pipeline(tmp_path, GENERATED)
+def test_rendered_data_before_and_after_render(tmp_path: Path) -> None:
+    config = pipeline(tmp_path, RENDERED)
     printed = io.StringIO()
     check_data(context(config), Console(file=printed))
-    assert printed.getvalue().splitlines() == ["small: generated data, of which there is none before render has run"]
+    assert printed.getvalue().splitlines() == ["small: rendered data, of which there is none before render has run"]
     assert glpose_stage(config, "render")[0] == 0
     shown, ended, faults = run(context(config))
     assert (ended, faults) == ("", [])
-    assert "small: generated rendered, 3 videos" in shown
+    assert "small: rendered rendered, 3 videos" in shown
 
 
 def test_checking_writes_nothing_but_its_file(project: Path) -> None:

@@ -18,8 +18,8 @@ from store.errors import ConfigError
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
 GROUPS = (
-    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "pretrain", "train_detector",
-    "runtime", "cluster",
+    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "evidence", "pretrain",
+    "train_detector", "runtime", "cluster",
 )  # fmt: skip
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {
@@ -27,7 +27,7 @@ OMITTED = {
     "runtime.threads", "runtime.workers", "pretrain.init", "eval.heads", "eval.single_frame_hrnet",
 }  # fmt: skip
 
-BASE: dict[str, Any] = {"work": "out", "data": {"kind": "generated"}}
+BASE: dict[str, Any] = {"work": "out", "data": {"kind": "rendered"}}
 P18: dict[str, Any] = {"kind": "posetrack18", "root": "x"}
 REAL: dict[str, Any] = {"work": "out", "data": P18}
 
@@ -124,7 +124,7 @@ def test_a_pipeline_is_its_defaults_then_what_it_extends_then_its_own(tmp_path: 
 
 def test_a_pipeline_without_keys_of_its_own(tmp_path: Path) -> None:
     path = write(tmp_path, f"defaults: {json.dumps(BASE)}\npipelines:\n  p:\n")
-    assert load_pipeline(path, "p").data.kind == "generated"
+    assert load_pipeline(path, "p").data.kind == "rendered"
 
 
 def test_circles_are_named(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_is_extended_must_exist(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_data_replaces_the_block(tmp_path: Path) -> None:
-    parent = {**BASE, "data": {"kind": "generated", "frames": 7}}
+    parent = {**BASE, "data": {"kind": "rendered", "frames": 7}}
     config = load(tmp_path, parent=parent, p={"extends": "parent", "data": {"kind": "folder", "root": "x"}})
     assert config.data == FolderData(root=Path("x"))
     assert option(load(tmp_path, parent=parent, p={"extends": "parent", "data": {"seed": 1}}), "data.frames") == 7
@@ -164,7 +164,7 @@ def test_another_kind_of_data_by_set_in_any_order(tmp_path: Path, order: int) ->
         ("pipelines: {p: {}}\nruntime: {}", "unknown key 'runtime'"),
         ("pipelines: {p: {}}\n3: {}", "unknown key '3'"),
         ("pipelines: {p: {}}", "data.kind: is missing"),
-        ("pipelines: {p: {data: {kind: generated}, 5: 1}}", "  5: unknown key"),
+        ("pipelines: {p: {data: {kind: rendered}, 5: 1}}", "  5: unknown key"),
         ("pipelines: {p: !!python/object/apply:os.getcwd []}", "not readable YAML"),
     ],
 )
@@ -348,8 +348,8 @@ def test_refusals_name_the_path_and_the_remedy(tmp_path: Path, setting: str, wor
         ({"kind": "jhmdb", "root": "x", "spilt": 2}, "data.spilt: unknown key; did you mean 'split'?"),
         ({"kind": "folder", "filse": ["a.mp4"]}, "data.filse: unknown key; did you mean 'files'?"),
         ({"kind": "folder", "train": {"videos": "*"}}, "data.train: should be None"),
-        ({"kind": "generated", "framse": 3}, "data.framse: unknown key; did you mean 'frames'?"),
-        ({"kind": "generated", "people": [1, 2, 3]}, "data.people: "),
+        ({"kind": "rendered", "framse": 3}, "data.framse: unknown key; did you mean 'frames'?"),
+        ({"kind": "rendered", "people": [1, 2, 3]}, "data.people: "),
         ({"root": "x"}, "data.kind: is missing"),
         (P18 | {"train": {"frames": [5, 5]}}, "data.train: frames [5, 5] is not a range"),
         (P18 | {"train": {"frames": [-1, 5]}}, "data.train: frames [-1, 5] is not a range"),

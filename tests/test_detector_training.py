@@ -15,7 +15,7 @@ import torch
 from glpose import detector_training
 from glpose.data.annotations import Annotations
 from glpose.data.dataset import Video
-from glpose.data.generated import ClipOptions, render_clip
+from glpose.data.rendered import Clip, ClipOptions
 from glpose.detector_frames import LabelledFrame, augment, batches, epoch_batches, labelled_frames
 from glpose.detector_training import held_out_ap, new_detector, train_detector
 from glpose.keypoints import POSETRACK
@@ -68,9 +68,7 @@ def red_boxes(count: int = 3, height: int = HEIGHT, width: int = WIDTH) -> list[
 def generated_frames(seed: int, clips: int) -> list[LabelledFrame]:
     frames = []
     for clip in range(clips):
-        image, labels = render_clip(ClipOptions(144, 256, frames=1, people=(1, 2), occluders=(0, 0)), seed, clip).frame(
-            0
-        )
+        image, labels = Clip(ClipOptions(144, 256, frames=1, people=(1, 2), occluders=(0, 0)), seed, clip).frame(0)
         frames.append(LabelledFrame(Pictures((image,)), 0, labels.boxes.astype(float), np.zeros((0, 4)), False))
     return frames
 

@@ -60,13 +60,14 @@ CHANGES = {
         "np.bincount(annotated.person_frame, minlength=annotated.frames) >= 0",
     ),
     "frames whose annotated people all lie in regions are dropped": Change(
-        "posetrack", "    gt = _people(annotated, gt_left)\n",
+        "posetrack", "    gt = people_left(annotated, gt_left)\n",
         "    left = annotated.person_frame[annotated.point_person[gt_left]]\n"
         "    scored &= np.bincount(left, minlength=annotated.frames) > 0\n"
-        "    gt = _people(annotated, gt_left)\n",
+        "    gt = people_left(annotated, gt_left)\n",
     ),
     "hidden joints are not annotated": Change(
-        "posetrack", "gt = _people(annotated, gt_left)", "gt = _people(annotated, gt_left & (annotated.flag != HIDDEN))"
+        "posetrack", "gt = people_left(annotated, gt_left)",
+        "gt = people_left(annotated, gt_left & (annotated.flag != HIDDEN))"
     ),
     "PoseTrack18 joints with flag 0 are absent": Change(
         "posetrack_files", "(xyv != 0).any(axis=2)", "(xyv[..., 2] != 0)"

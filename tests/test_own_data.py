@@ -10,9 +10,9 @@ import pytest
 import yaml
 from small_pipelines import CLIP, attempts, commit_digests, glpose_stage, write_pipeline
 
-from glpose.data.generated import write_clip
+from glpose.data.rendered import write_clip
 
-# Nine joints of the generated clips' fifteen, by names of our own, in another order.
+# Nine joints of the rendered clips' fifteen, by names of our own, in another order.
 NAMES = {
     "top": "head_top", "neck": "head_bottom", "hand_l": "left_wrist", "hand_r": "right_wrist", "hip_l": "left_hip",
     "hip_r": "right_hip", "foot_r": "right_ankle", "foot_l": "left_ankle", "elbow_l": "left_elbow",

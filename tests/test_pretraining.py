@@ -13,13 +13,13 @@ from small_pipelines import NAME, write_dataset, write_pipeline
 from glpose import pretraining
 from glpose.data.dataset import Video, open_video
 from glpose.data.listing import list_videos
-from glpose.generated_people import GeneratedPeople
 from glpose.keypoints import COCO_JOINTS, POSETRACK
 from glpose.labelled_people import LabelledPeople, labelled_people
 from glpose.models.checkpoints import load_hrnet, read_metadata, save_checkpoint
 from glpose.models.hrnet import HRNet
 from glpose.options import PoseTrack18Data, PretrainOptions
 from glpose.pretraining import People, held_out_pck, held_out_pckh, new_network, pretrain
+from glpose.rendered_people import RenderedPeople
 from glpose.single_frame import load_single_frame
 from store.errors import CheckpointError, StoreError, TrainingError
 
@@ -40,7 +40,7 @@ def run(
         told.append(step)
         losses.append(loss)
 
-    people = people or GeneratedPeople(options)
+    people = people or RenderedPeople(options)
     model = pretrain(options, people, new_network(options, people.joints), CPU, workers, report, folder / "state")
     assert not model.training
     return model.state_dict(), losses, told
@@ -197,7 +197,7 @@ def test_a_training_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_training_on_generated_frames_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_on_rendered_frames_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "SAVED_EVERY", 1)
     short = TINY.model_copy(update={"steps": 4, "batch_size": 3})
     whole, _, _ = run(short, tmp_path / "whole")
@@ -207,9 +207,7 @@ def test_a_training_on_generated_frames_goes_on_too(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(
-            short, GeneratedPeople(short), new_network(short, POSETRACK), CPU, 1, stop, tmp_path / "part" / "state"
-        )
+        pretrain(short, RenderedPeople(short), new_network(short, POSETRACK), CPU, 1, stop, tmp_path / "part" / "state")
     resumed, _, told = run(short, tmp_path / "part")
     assert told == [3, 4]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

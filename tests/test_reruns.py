@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from small_pipelines import (
-    GENERATED,
+    RENDERED,
     attempts,
     commit_digests,
     context,
@@ -198,15 +198,15 @@ def test_parameters_with_which_nothing_was_made_stand_in_nobodys_way(fresh: Path
     assert glpose_stage(config(fresh), "index")[0] == 0
 
 
-def test_fewer_generated_clips_leave_the_others_out(tmp_path: Path) -> None:
-    path = write_pipeline(tmp_path, GENERATED)
+def test_fewer_rendered_clips_leave_the_others_out(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, RENDERED)
     assert glpose_stage(path, "render")[0] == 0
     code, printed = glpose_stage(path, "detect", "--set", "data.train_clips=1")
     assert (code, "detect 0 done, 2 to do" in printed) == (0, True)
 
 
-def test_generated_clips_are_rendered_once(tmp_path: Path) -> None:
-    path = write_pipeline(tmp_path, GENERATED)
+def test_rendered_clips_are_rendered_once(tmp_path: Path) -> None:
+    path = write_pipeline(tmp_path, RENDERED)
     assert glpose_stage(path, "render")[0] == 0
     code, printed = glpose_stage(path, "detect", "--videos", "*_eval")
     assert (code, "detect 0 done, 1 to do" in printed) == (0, True)

@@ -101,7 +101,7 @@ def test_means_and_spreads_by_hand() -> None:
         "complete": {0: result(80.0, Head=70.0), 1: result(82.0, Head=73.0), 4: result(87.0, Head=None)},
         "k=1": {0: result(60.0)},
     }
-    table = ablation_table(ROWS, scores, "generated", "title", {"boxes": "annotations"})
+    table = ablation_table(ROWS, scores, "rendered", "title", {"boxes": "annotations"})
     rows = {str(row["variant"]): row for row in table.records()}
     assert list(rows) == ["complete", "k=1", "k=4", "n=6", "3x3 head"]  # the rows whose training has scores
     complete = rows["complete"]
@@ -119,7 +119,7 @@ def test_means_and_spreads_by_hand() -> None:
 
 def test_the_papers_figures_stand_below_ours_for_posetrack17_alone() -> None:
     scores = {row.training: {0: result(80.0)} for row in ROWS}
-    for kind in ("posetrack18", "generated", "jhmdb", "coco"):
+    for kind in ("posetrack18", "rendered", "jhmdb", "coco"):
         table = ablation_table(ROWS, scores, kind, "", {})
         assert len(table.rows) == 17 and not table.notes
     table = ablation_table(ROWS, scores, "posetrack17", "", {})
@@ -143,8 +143,8 @@ def test_curves_are_of_the_finished_rows_and_of_the_paper() -> None:
     ours, papers = curve(ROWS, scores, "k", "posetrack17")
     assert ours == [(0, 71.0, pytest.approx(math.sqrt(2))), (4, 80.0, 0.0)]
     assert papers == [(0, 82.2), (1, 82.6), (2, 82.7), (3, 83.0), (4, 83.1)]
-    assert curve(ROWS, scores, "n", "generated") == ([(6, 80.0, 0.0)], [])
-    assert curve(ROWS, {"k=0": {0: result(None)}}, "k", "generated")[0] == []
+    assert curve(ROWS, scores, "n", "rendered") == ([(6, 80.0, 0.0)], [])
+    assert curve(ROWS, {"k=0": {0: result(None)}}, "k", "rendered")[0] == []
 
 
 def test_the_plot_is_a_picture_of_the_panels_with_points(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_ours_stands_below_the_published_rows(kind: str, name: str) -> None:
 
 
 def test_ours_stands_alone_for_other_data() -> None:
-    table = comparison_table([Ours("m", "b", "d", result(1.0))], "generated", "AP", {})
+    table = comparison_table([Ours("m", "b", "d", result(1.0))], "rendered", "AP", {})
     assert (table.name, len(table.rows), table.notes) == ("results", 1, [])
     whole = comparison_table([Ours("m", "b", "d", result(1.0))], "jhmdb", "PCK", {}, rivals=False)  # not Sub-JHMDB
     assert (whole.name, whole.title, len(whole.rows)) == ("results", "PCK on the eval split, percent", 1)

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.io
 
 from glpose.data.json_files import read_json_file
+from glpose.data.tags import Tags
 from glpose.keypoints import JointSet
 from store.errors import DataError
 
@@ -22,7 +23,8 @@ class Annotations:
     frame_names: (F,) image names as the file spells them. image_ids: (F,) ids that box files may use. labelled: (F,)
     bool. frame: (n,) int, 0-based. person: (n,) int track ids, -1 where missing. boxes: (n, 4) float xyxy, frame px,
     not clipped. keypoints: (n, J, 3) float, flags 0 absent, 1 annotated but not visible, 2 visible. ignored_frame:
-    (m,) int, ignored_boxes: (m, 4) float xyxy, frame px: extents of regions whose people may be unannotated.
+    (m,) int, ignored_boxes: (m, 4) float xyxy, frame px: extents of regions whose people may be unannotated. tags: of
+    the same n people, where the file says what makes joints hard.
     """
 
     joints: JointSet
@@ -35,6 +37,7 @@ class Annotations:
     keypoints: np.ndarray
     ignored_frame: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     ignored_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    tags: Tags | None = None
 
 
 def read_annotation_json(path: Path) -> dict[str, Any]:
@@ -98,12 +101,15 @@ def assemble(
     labelled: list[bool],
     people: list[tuple[int, int, np.ndarray, np.ndarray]],
     ignored: Sequence[tuple[int, np.ndarray]] = (),
+    tags: Tags | None = None,
 ) -> Annotations:
     """Sort people (frame, track id, box (4,), keypoints (J, 3)) by frame, keeping the file's order within one.
 
     A person whose box is missing (NaN) gets the extent of its joints, widened by 30 %. ignored: (frame, box (4,)).
+    tags: in the order of `people`.
     """
-    people = sorted(people, key=lambda entry: entry[0])
+    order = sorted(range(len(people)), key=lambda row: people[row][0])
+    people = [people[row] for row in order]
     boxes = np.array([entry[2] for entry in people], np.float64).reshape(-1, 4)
     keypoints = np.array([entry[3] for entry in people], np.float64).reshape(-1, len(joints), 3)
     missing = np.isnan(boxes).any(axis=1)
@@ -119,6 +125,7 @@ def assemble(
         keypoints=keypoints,
         ignored_frame=np.array([frame for frame, _ in ignored], np.int64),
         ignored_boxes=np.array([box for _, box in ignored], np.float64).reshape(-1, 4),
+        tags=None if tags is None else tags.take(order),
     )
 
 

@@ -10,6 +10,7 @@
 | box | `bbox` (x, y, width, height); the joints' extent where it is missing |
 | ignored | extents of `ignore_regions_x`, `ignore_regions_y` |
 | labelled | `is_labeled`; where it is missing, whether the frame has annotations |
+| tags | fields of ours, which may all be missing (`glpose.data.tags`) |
 
 PoseTrack21 has files of this form for the same videos, in posetrack_data/, with more people, a `person_id` across
 videos and `has_labeled_person`, true also in frames whose people have boxes alone. Such a person, its joints all
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from glpose.data.annotations import MALFORMED, Annotations, assemble, check_frames, explain, region_box
+from glpose.data.tags import read_tags
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from store.errors import DataError
 
@@ -89,7 +91,8 @@ def _parse(path: Path, data: dict[str, Any]) -> Annotations:
     labelled = [bool(image.get("is_labeled", frame in annotated)) for frame, image in enumerate(images)]
     ids = [str(image["id"]) for image in images]
     ignored = [(frame, box) for frame, image in enumerate(images) for box in _ignored(path, frame, image)]
-    return assemble(POSETRACK, names, ids, labelled, people, ignored)
+    tags = read_tags(images, data["annotations"], [frame for frame, *_ in people], order, len(POSETRACK))
+    return assemble(POSETRACK, names, ids, labelled, people, ignored, tags)
 
 
 def _ignored(path: Path, frame: int, image: dict[str, Any]) -> list[np.ndarray]:

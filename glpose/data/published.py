@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from glpose.data.faults import Fault
-from glpose.options import DataOptions, GeneratedData, JHMDBData, SplitOptions
+from glpose.options import DataOptions, JHMDBData, RenderedData, SplitOptions
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def check_counts(data: DataOptions, videos: Mapping[str, int], frames: int) -> l
 
 def split_options(data: DataOptions) -> dict[str, SplitOptions]:
     """Options of the splits that a data set of files has."""
-    pairs = [] if isinstance(data, GeneratedData) else [("train", data.train), ("eval", data.eval)]
+    pairs = [] if isinstance(data, RenderedData) else [("train", data.train), ("eval", data.eval)]
     return {split: options for split, options in pairs if options is not None}

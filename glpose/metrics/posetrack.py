@@ -30,8 +30,11 @@ from store.errors import DataError
 
 __all__ = [
     "Joints",
+    "People",
     "PoseTrackResult",
     "Samples",
+    "assign",
+    "distances",
     "evaluate",
     "evaluate_files",
     "evaluate_videos",
@@ -43,6 +46,7 @@ __all__ = [
     "matches",
     "mean_over_joints",
     "pair_folders",
+    "people_left",
     "points_left",
     "score_video",
 ]
@@ -67,9 +71,10 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class _People:
+class People:
     """The people of the scored frames that have at least one joint, P of them in frame order."""
 
+    person: np.ndarray  # (P,) int64, which of the file's people, ascending
     frame: np.ndarray  # (P,) int64
     head_size: np.ndarray  # (P,) float64 px
     has: np.ndarray  # (P, 15) bool
@@ -150,7 +155,7 @@ def score_video(
     findings = file_findings(annotated, predicted)
     scored = frames_with_people(annotated)
     gt_left = points_left(annotated, annotated, scored)
-    gt = _people(annotated, gt_left)
+    gt = people_left(annotated, gt_left)
     n_gt = (gt.has & ~gt.hidden if joints == "visible" else gt.has).sum(axis=0)
     if predicted is None:
         nothing = np.zeros(0)
@@ -158,7 +163,7 @@ def score_video(
     pred_left = points_left(predicted, annotated, scored)
     findings.problems.extend(scored_problems(annotated, gt_left, predicted, pred_left, scored))
     findings.problems.extend(unranked_problems(predicted, pred_left))
-    pred = _people(predicted, pred_left)
+    pred = people_left(predicted, pred_left)
     owner, match = assign(gt, pred)
     counted = pred.has.copy()
     if joints == "visible":
@@ -188,13 +193,14 @@ def first_points(video: VideoPoses, left: np.ndarray) -> np.ndarray:
     return points[first]
 
 
-def _people(video: VideoPoses, left: np.ndarray) -> _People:
+def people_left(video: VideoPoses, left: np.ndarray) -> People:
     """The people with joints among the points left; of several points of one joint the first counts."""
     points = first_points(video, left)
     person, row = np.unique(video.point_person[points], return_inverse=True)
     joint = video.joint[points]
     shape = (len(person), _JOINTS)
-    people = _People(
+    people = People(
+        person=person,
         frame=video.person_frame[person],
         head_size=video.head_size[person],
         has=np.zeros(shape, dtype=bool),
@@ -209,7 +215,7 @@ def _people(video: VideoPoses, left: np.ndarray) -> _People:
     return people
 
 
-def assign(gt: _People, pred: _People) -> tuple[np.ndarray, np.ndarray]:
+def assign(gt: People, pred: People) -> tuple[np.ndarray, np.ndarray]:
     """Who is whose, decided per frame.
 
     Returns (P,) int, the index of the annotated person that each prediction is assigned to, or -1; and (P, 15) bool,
@@ -239,11 +245,17 @@ def assign(gt: _People, pred: _People) -> tuple[np.ndarray, np.ndarray]:
 
 def matches(gt_xy: np.ndarray, pred_xy: np.ndarray, head_size: np.ndarray) -> np.ndarray:
     """(K, J, 2) px twice and (K,) px to (K, J) bool. Absent joints and head sizes are NaN and match nothing."""
-    with np.errstate(all="ignore"):  # head boxes without extent, positions at infinity
+    with np.errstate(all="ignore"):  # head boxes without extent
+        # Divided, not multiplied out: the comparison must round as poseval's does.
+        return distances(gt_xy, pred_xy) / head_size[:, None] <= MATCH_DISTANCE
+
+
+def distances(gt_xy: np.ndarray, pred_xy: np.ndarray) -> np.ndarray:
+    """(..., 2) px twice to (...) px, NaN where either is."""
+    with np.errstate(all="ignore"):  # positions at infinity
         offset = gt_xy - pred_xy
         offset *= offset
-        # Divided, not multiplied out: the comparison must round as poseval's does.
-        return np.sqrt(offset[..., 0] + offset[..., 1]) / head_size[:, None] <= MATCH_DISTANCE
+        return np.sqrt(offset[..., 0] + offset[..., 1])
 
 
 def first_best(value: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Write generated clips as a PoseTrack18-style data set."""
+"""Write rendered clips as a PoseTrack18-style data set, with tags of every joint that the real one does not have."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import zlib
 from pathlib import Path
 
 import cv2
+import numpy as np
 
-from glpose.data.generated.labels import FrameLabels
-from glpose.data.generated.scene import ClipOptions, render_clip
 from glpose.data.posetrack18 import NAMES
+from glpose.data.rendered.labels import OUTSIDE, FrameLabels
+from glpose.data.rendered.scene import Clip, ClipOptions
+from glpose.drawing import write_video
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -36,10 +38,15 @@ def _annotations(labels: FrameLabels, image_id: int) -> list[dict[str, object]]:
     out: list[dict[str, object]] = []
     for person in range(len(labels)):
         flat: list[float] = []
+        occlusion: list[int] = []
+        speed: list[float | None] = []
         for row in rows:
             x, y, flag = (0.0, 0.0, 0.0) if row is None else labels.keypoints[person, row].tolist()
             # PoseTrack's own flag is 1 or 0; a joint at exactly (0, 0, 0) is absent.
             flat += [round(x, 3), round(y, 3), 1 if flag == 2 else 0]
+            hidden = OUTSIDE if row is None else int(labels.occlusion[person, row])
+            occlusion.append(hidden)
+            speed.append(None if row is None or hidden == OUTSIDE else round(float(labels.speed[person, row]), 3))
         track = int(labels.track_ids[person])
         out.append(
             {
@@ -51,17 +58,32 @@ def _annotations(labels: FrameLabels, image_id: int) -> list[dict[str, object]]:
                 "bbox": _xywh(labels.boxes[person].tolist()),
                 "bbox_head": _xywh(labels.head_boxes[person].tolist()),
                 "scores": [],
+                "occlusion": occlusion,
+                "speed": speed,
+                "visible": round(float(labels.visible[person]), 4),
+                "action": labels.actions[person],
             }
         )
     return out
 
 
-def write_clip(folder: Path | str, split: str, name: str, options: ClipOptions, seed: int, clip: int) -> Path:
+def write_clip(
+    folder: Path | str,
+    split: str,
+    name: str,
+    options: ClipOptions,
+    seed: int,
+    clip: int,
+    label_every: int = 1,
+    mp4: bool = False,
+) -> Path:
     """Write images/<split>/<name>/000000.jpg ... and annotations/<split>/<name>.json under folder.
 
-    Every frame is labelled. The annotation file is renamed into place last, so that its presence means a complete clip;
-    returns its path. Raises DataError if it is there already or an image cannot be written, ValueError for a name with
-    a separator.
+    mp4: images/<split>/<name>.mp4 instead, whose frames the annotations call by the names of the images.
+
+    One frame of `label_every` is labelled. The annotation file is renamed into place last, so that its presence means a
+    complete clip; returns its path. Raises DataError if it is there already or an image cannot be written, ValueError
+    for a name with a separator.
     """
     for part in (split, name):
         if not part or Path(part).name != part:
@@ -71,14 +93,17 @@ def write_clip(folder: Path | str, split: str, name: str, options: ClipOptions, 
     if target.exists():
         raise DataError(f"{target} exists already: delete it to generate the clip again")
     pictures = root / "images" / split / name
-    pictures.mkdir(parents=True, exist_ok=True)
+    (pictures.parent if mp4 else pictures).mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     number = video_number(name)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for index, (picture, labels) in enumerate(render_clip(options, seed, clip).frames()):
+    film: list[np.ndarray] = []
+    for index, (picture, labels) in enumerate(Clip(options, seed, clip).frames()):
         path = pictures / f"{index:06d}.jpg"
-        if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
+        if mp4:
+            film.append(picture)
+        elif not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
             raise DataError(f"{path} could not be written")
         image_id = 10_000_000_000 + number * 10_000 + index
         images.append(
@@ -87,16 +112,20 @@ def write_clip(folder: Path | str, split: str, name: str, options: ClipOptions, 
                 "frame_id": image_id,
                 "vid_id": f"{number:06d}",
                 "nframes": options.frames,
-                "is_labeled": True,
+                "is_labeled": index % label_every == 0,
                 "has_no_densepose": True,
                 "file_name": path.relative_to(root).as_posix(),
                 "width": options.width,
                 "height": options.height,
+                "defocus": round(labels.defocus, 3),
                 "ignore_regions_x": [],
                 "ignore_regions_y": [],
             }
         )
-        annotations += _annotations(labels, image_id)
+        if index % label_every == 0:
+            annotations += _annotations(labels, image_id)
+    if mp4:
+        write_video(pictures.with_name(f"{name}.mp4"), film, options.fps)
     category = {
         "supercategory": "person", "id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": SKELETON,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""People of endless generated frames as a single-frame network trains on them: no data to download."""
+"""People of endless rendered frames as a single-frame network trains on them: no data to download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from glpose.augmentation import augment_keypoints, sample_augmentation
-from glpose.data.generated import ClipOptions, render_clip
+from glpose.data.rendered import Clip, ClipOptions
+from glpose.data.rendered.sets import SETS
 from glpose.geometry import warp_crop
 from glpose.keypoints import POSETRACK, JointSet
 from glpose.labelled_people import Batch, Example
@@ -22,7 +23,7 @@ CLIP_SIZES = ((270, 480), (360, 480), (300, 400), (400, 300))  # (height, width)
 
 
 @dataclass(frozen=True)
-class GeneratedPeople:
+class RenderedPeople:
     """Clip after clip; crops and their order depend on the options alone."""
 
     options: PretrainOptions
@@ -37,7 +38,7 @@ class GeneratedPeople:
     @property
     def identity(self) -> str:
         """Tells these people from others, for a training that goes on."""
-        return "generated frames"
+        return "rendered frames"
 
     def batches(self, start: tuple[int, int], workers: int) -> Generator[Batch]:
         """Endless batches from position `start` on: a clip, and how many of its crops were used before.
@@ -69,16 +70,16 @@ class GeneratedPeople:
                     future.cancel()
 
 
-def clip_options(clip: int) -> ClipOptions:
-    """What the scene of a clip is like."""
+def clip_options(clip: int, name: str) -> ClipOptions:
+    """What the scene of a clip is like, with the bodies of a set."""
     height, width = CLIP_SIZES[clip % len(CLIP_SIZES)]
-    return ClipOptions(height=height, width=width, frames=24, people=(1, 4), occluders=(0, 3))
+    return ClipOptions(height, width, people=(1, 4), occluders=(0, 3), bodies=SETS[name].bodies)
 
 
 def draw_crops(options: PretrainOptions, clip: int) -> list[Example]:
     """Augmented crops of everyone in a few frames of one clip."""
     rng = np.random.default_rng([options.seed, clip, 1])
-    scene = render_clip(clip_options(clip), options.seed, clip)
+    scene = Clip(clip_options(clip, "pretrain"), options.seed + SETS["pretrain"].seed, clip)
     out = []
     for frame in rng.choice(len(scene), FRAMES_PER_CLIP, replace=False):
         image, labels = scene.frame(int(frame))

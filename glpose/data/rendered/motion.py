@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glpose.data.generated.actions import ACTIONS, TAU, action_angles, random_pose
-from glpose.data.generated.skeleton import ANGLE, ANGLES, Array
+from glpose.data.rendered.actions import ACTIONS, ANGLE, ANGLES, TAU, Array, action_angles, random_pose
+
+KEYS = 4  # poses that a "free" cycle passes through
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,19 @@ class Motion:
         return x, np.maximum(z, 0.35 * self.position[1]), yaw
 
 
-def sample_motion(rng: np.random.Generator, position: tuple[float, float], middle: float) -> Motion:
-    """A random action at a place; walkers and runners mostly cross the view, others face anywhere."""
+def sample_motion(
+    rng: np.random.Generator, position: tuple[float, float], middle: float, once: float | None = None
+) -> Motion:
+    """A random action at a place; walkers and runners mostly cross the view, others face anywhere.
+
+    once: seconds in which no pose shall come back; then the action is "free", through as many poses as that takes.
+    """
     names = list(ACTIONS)
     weights = np.array([ACTIONS[name][1] for name in names])
-    action = str(rng.choice(names, p=weights / weights.sum()))
+    action = "free" if once is not None else str(rng.choice(names, p=weights / weights.sum()))
     rate = ACTIONS[action][0] * rng.uniform(0.75, 1.3)
+    poses = KEYS if once is None else KEYS + int(np.ceil(KEYS * rate * once))
+    rate *= KEYS / poses
     if action in ("walk", "run"):
         side = rng.choice([-1.0, 1.0]) * np.pi / 2
         heading = side + rng.normal(0, 0.35) if rng.random() < 0.65 else rng.uniform(-np.pi, np.pi)
@@ -82,7 +90,7 @@ def sample_motion(rng: np.random.Generator, position: tuple[float, float], middl
         phase=rng.random(),
         warp=(rng.uniform(0, TAU), rng.uniform(0, TAU)),
         manner=rng.random(12),
-        keys=np.stack([random_pose(rng) for _ in range(4)]),
+        keys=np.stack([random_pose(rng) for _ in range(poses)]),
         wobble=np.stack([amount, rng.uniform(0.2, 1.0, size), rng.uniform(0, TAU, size)]),
         offset=offset,
         position=position,

@@ -1,23 +1,16 @@
-"""Backgrounds, occluders and noise: everything in the picture that is not a person."""
+"""Backgrounds and occluders: everything in the picture that is not a person."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from glpose.data.generated.figures import Polygon, fixed, hull
-from glpose.data.generated.looks import Colour, cloth_colour, random_colour, scaled, scene_colour
-from glpose.data.generated.placing import Camera
-from glpose.data.generated.skeleton import Array
-
-
-@lru_cache(maxsize=1)
-def noise_tile() -> np.ndarray:
-    """(1024, 1024) float32 standard normal noise, the same in every process: frames take windows of it."""
-    return np.random.default_rng(20220).standard_normal((1024, 1024)).astype(np.float32)
+from glpose.data.rendered.actions import Array
+from glpose.data.rendered.camera import Camera
+from glpose.data.rendered.colours import Colour, cloth_colour, random_colour, scaled, scene_colour
+from glpose.data.rendered.shapes import SHIFT, Polygon, fixed, hull
 
 
 def value_noise(rng: np.random.Generator, height: int, width: int, coarse: float, octaves: int = 4) -> np.ndarray:
@@ -35,7 +28,7 @@ def value_noise(rng: np.random.Generator, height: int, width: int, coarse: float
 
 
 def _paint(image: np.ndarray, points: Array, colour: Colour) -> None:
-    cv2.fillConvexPoly(image, hull(points), colour, cv2.LINE_AA, 4)
+    cv2.fillConvexPoly(image, hull(points), colour, cv2.LINE_AA, SHIFT)
 
 
 def _rectangle(x: float, y: float, w: float, h: float) -> Array:
@@ -163,7 +156,7 @@ class Occluder:
         """What to paint at time t, in painting order."""
         foot = np.array([self.position[0] + self.speed * (t - self.middle), 0.0, self.position[1]])
         base, scale = camera.project(foot)
-        return [Polygon(0, fixed(outline * scale + base), colour, True) for outline, colour in self.shapes]
+        return [Polygon(fixed(outline * scale + base), colour) for outline, colour in self.shapes]
 
 
 def make_occluder(rng: np.random.Generator, x: float, z: float, middle: float) -> Occluder:

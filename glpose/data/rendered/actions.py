@@ -1,11 +1,20 @@
-"""Actions: joint angles as functions of a phase, which repeats every 1."""
+"""Actions: joint angles (radians) as functions of a phase, which repeats every 1."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from glpose.data.generated.skeleton import ANGLE, ANGLES, Array
+Array = NDArray[np.float64]
 
+# One pose is a vector of these angles (and one height, `hop`, in metres). `_f` swings a limb forward from hanging
+# down, `_a` swings it outward; limbs of the arms are given in the frame of the trunk, of the legs in the pelvis's.
+ANGLES = (
+    "lean", "side", "twist", "nod", "turn", "tilt", "roll", "hop",
+    "r_arm_f", "r_arm_a", "r_fore_f", "r_fore_a", "l_arm_f", "l_arm_a", "l_fore_f", "l_fore_a",
+    "r_thigh_f", "r_thigh_a", "r_shin_f", "r_shin_a", "l_thigh_f", "l_thigh_a", "l_shin_f", "l_shin_a",
+)  # fmt: skip
+ANGLE = {name: index for index, name in enumerate(ANGLES)}
 TAU = 2 * np.pi
 # name -> (cycles per second, chance to be drawn)
 ACTIONS: dict[str, tuple[float, float]] = {
@@ -105,7 +114,7 @@ def _arms_style(pose: dict[str, Array], p: Array, k: Array) -> None:
 
 
 def action_angles(name: str, p: Array, k: Array, keys: Array) -> Array:
-    """(S, 24) angles of one action at phases p (S,). k: (12,) in 0..1, the performer's manner; keys: (4, 24) random
+    """(S, 24) angles of one action at phases p (S,). k: (12,) in 0..1, the performer's manner; keys: (K, 24) random
     poses, which "free" passes through.
     """
     pose = _rest(len(p))
