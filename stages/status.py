@@ -196,9 +196,9 @@ def _with_known_lengths(context: Context) -> Context:
 
     A file of another size, or another beginning, is seen all the same.
     """
-    if context.config.data.kind != "folder":
-        return context
     frames = {unit: commit.meta.get("frames") for unit, commit in _in_force(context, "detect").items()}
+    if not frames:
+        return context
     return context.of(tuple(replace(ref, length=frames.get(ref.name)) for ref in context.all_videos))
 
 

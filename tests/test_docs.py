@@ -18,7 +18,7 @@ import typer.main
 import yaml
 from nbclient import NotebookClient
 from pydantic import BaseModel
-from small_pipelines import GENERATED, write_pipeline
+from small_pipelines import RENDERED, write_pipeline
 
 from glpose.data.joint_sets import read_joint_set
 from stages.ablate import asked_rows
@@ -43,7 +43,7 @@ PROGRAM = re.compile(r"(\S*/)?glpose-stage\)?")  # as a word of a shell, maybe o
 RUN = re.compile(r"<!-- run: [^>]*-->(.*?)(?=^## )", re.DOTALL | re.MULTILINE)
 UsageError = typer.BadParameter.__mro__[1]  # of the parser, which typer does not name itself
 PLACEHOLDER = "NAME"  # of a pipeline; other placeholders (DIR, FILE, HOST) stand where any text may
-FILES = (".json", ".h5", ".faiss", ".py", ".parquet")  # index.faiss is a file, index.pool an option
+FILES = (".json", ".md", ".h5", ".faiss", ".py", ".parquet")  # index.faiss is a file, index.pool an option
 
 
 class Command(NamedTuple):
@@ -253,7 +253,7 @@ def test_every_option_has_a_row() -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose pipelines.yaml has a small `demo`, which has run."""
     folder = tmp_path_factory.mktemp("demo")
-    path = write_pipeline(folder, GENERATED)
+    path = write_pipeline(folder, RENDERED)
     (own,) = yaml.safe_load(path.read_text())["pipelines"].values()
     path.write_text(yaml.safe_dump({"pipelines": {"demo": {**own, "work": "work/demo"}}}))
     return folder

@@ -50,7 +50,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_csv_dataset(root: Path) -> None:
-    """The first person of each frame of generated clips, as the page's reader has them."""
+    """The first person of each frame of rendered clips, as the page's reader has them."""
     write_dataset(root / "made")
     for split, names in (("train", "ab"), ("val", "c")):
         folder = root / "annotations" / split

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from small_pipelines import GENERATED, finish_project, glpose_stage, snapshot, write_pipeline
+from small_pipelines import RENDERED, finish_project, glpose_stage, snapshot, write_pipeline
 
 from glpose.data import video as video_module
 from stages.console import size_words
@@ -187,7 +187,7 @@ def test_half_done(finished: Path, tmp_path: Path) -> None:
 
 
 def test_clips_that_are_not_rendered_yet(tmp_path: Path) -> None:
-    write_pipeline(tmp_path, GENERATED)
+    write_pipeline(tmp_path, RENDERED)
     cells, reasons, forecast = shown(tmp_path)
     assert (cells["render"][0], cells["detect"][0]) == ("3", "?")
     assert "detect   render has not run yet: its clips are this pipeline's videos" in reasons
@@ -274,3 +274,11 @@ def test_video_files_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert counts(cells, "detect") == (0, 0, 1, 0)
     (tmp_path / "videos" / "new.avi").write_bytes(b"not looked at")  # missing: the run opens it
     assert counts(shown(tmp_path)[0], "detect") == (0, 1, 1, 0)
+
+
+def test_clips_in_mp4_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_pipeline(tmp_path, {**RENDERED, "encoding": "mp4"})
+    for stage in ("render", "detect"):
+        assert glpose_stage(config, stage)[0] == 0
+    monkeypatch.setattr(video_module, "_count_frames", lambda *_: pytest.fail("a video was decoded"))
+    assert counts(shown(tmp_path)[0], "detect") == (3, 0, 0, 0)

@@ -138,7 +138,7 @@ def _images(ref: VideoRef, annotations: Annotations) -> FrameSource:
     film = folder.with_name(f"{folder.name}.mp4")
     if folder.exists() or not film.is_file() or any(path.parent != folder for path in paths):
         return ImageFrames(ref.name, paths, names)
-    found = len(open_frames(ref.name, film).names)
+    found = len(open_frames(ref.name, film, ref.length).names)
     if found != len(names):
         raise DataError(f"video {ref.name!r}: {ref.path} lists {len(names)} frames, {film} has {found}")
     return VideoFileFrames(ref.name, film, names)
