@@ -246,6 +246,7 @@ def test_a_whole_pipeline(root: Place, tmp_path: Path) -> None:
     code, printed = glpose_stage(config, "run", *there)
     assert code == 0 and printed.count(" 0 to do") == 5
     assert "finished" in glpose_stage(config, "verify", *there)[1]
+    assert glpose_stage(config, "status", *there)[1].count(" 0 to do") == 5
 
 
 def test_damaged_units_are_made_again(root: Place, tmp_path: Path) -> None:
