@@ -139,6 +139,7 @@ class RenderedData(Options):
     recurring: bool = Field(default=True, description="whether actions repeat within an evaluation clip")
     photos: Path | None = Field(default=None, description="folder of pictures to stand before; null: drawn scenes")
     label_every: int = Field(default=1, ge=1, description="frames of which one is annotated, as in PoseTrack's val: 4")
+    encoding: Literal["jpeg", "mp4"] = Field(default="jpeg", description="an image per frame, or a file per clip")
     seed: int = Field(default=0, ge=0)
 
 
@@ -506,6 +507,12 @@ class AblateOptions(Options):
             if len(set(values)) < len(values) or min(values, default=0) < 0:
                 raise ValueError(f"{name} {list(values)}: give different values, 0 or more")
         return self
+
+
+class EvidenceOptions(Options):
+    """What `glpose-stage evidence` trains and scores (docs/evidence.md). No part of a record, as of `ablate`."""
+
+    rows: str = Field(default="*", description="shell patterns of row names, separated by commas: k=*, oracle*")
 
 
 class PretrainOptions(AugmentationOptions):

@@ -167,6 +167,29 @@ def ablate(
 
 
 @app.command()
+def evidence(
+    tier: Annotated[str, typer.Option("--tier", help="small (an hour on two cores) or full.")] = "small",
+    pipeline: Pipeline = "rendered-v1",
+    config: Config = None,
+    settings: Settings = None,
+    rows: Annotated[
+        str | None, typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,oracle.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """Find out on rendered clips what helps: train the rows, their controls, and write tables with intervals."""
+    context = _context(pipeline, config, settings, "*")
+    from rich.console import Console
+
+    from stages.evidence_report import evidence as find_evidence
+
+    console = Console()
+    console.print(f"{find_evidence(context.config, tier, out, console, rows=rows)}", highlight=False)
+
+
+@app.command()
 def tables(
     pipeline: Pipeline,
     config: Config = None,

@@ -20,6 +20,7 @@ from glpose.options import (
     DataOptions,
     DetectOptions,
     EvalOptions,
+    EvidenceOptions,
     ExtractOptions,
     FinetuneOptions,
     IndexOptions,
@@ -59,6 +60,7 @@ class PipelineConfig(Options):
     finetune: FinetuneOptions = FinetuneOptions()
     eval: EvalOptions = EvalOptions()
     ablate: AblateOptions = AblateOptions()
+    evidence: EvidenceOptions = EvidenceOptions()
     runtime: RuntimeOptions = Field(default=RuntimeOptions(), description="speed settings; never part of a record")
     cluster: ClusterOptions = Field(
         default=NoCluster(), description="who runs the stages that go video by video; never part of a record"

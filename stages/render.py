@@ -43,7 +43,10 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
         hardness=data.hardness,
         photos=data.photos,
     )
-    write_clip(attempt.path, split, unit, options, data.seed + clips.seed, int(number), data.label_every)
+    write_clip(
+        attempt.path, split, unit, options, data.seed + clips.seed, int(number), data.label_every,
+        mp4=data.encoding == "mp4",
+    )  # fmt: skip
     attempt.meta = {"split": split, "frames": data.frames}
     return ""
 

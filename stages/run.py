@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
-from stages import ablate, ablate_eval, crops, detect, evaluate, extract, index, render, train
+from stages import ablate, ablate_eval, crops, detect, evaluate, evidence, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
 from stages.stage import Context, Stage
@@ -29,8 +29,9 @@ STAGES: dict[str, Stage] = {
     "eval": evaluate.STAGE,
     "ablate": ablate.STAGE,
     "ablate_eval": ablate_eval.STAGE,
+    "evidence": evidence.STAGE,
 }
-ASIDE = ("crops", "ablate", "ablate_eval")  # made where they are asked for, not with a pipeline
+ASIDE = ("crops", "ablate", "ablate_eval", "evidence")  # made where they are asked for, not with a pipeline
 
 OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
 

@@ -18,8 +18,8 @@ from store.errors import ConfigError
 SHIPPED = Path(__file__).parent.parent / "pipelines.yaml"
 PIPELINES = list_pipelines(SHIPPED)
 GROUPS = (
-    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "pretrain", "train_detector",
-    "runtime", "cluster",
+    "detect", "extract", "crops", "index", "train", "finetune", "eval", "ablate", "evidence", "pretrain",
+    "train_detector", "runtime", "cluster",
 )  # fmt: skip
 # Options that the shipped `defaults` need not name: None means "no file", "any width", "torch's own choice", ...
 OMITTED = {

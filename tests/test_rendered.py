@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
+from glpose.data.dataset import VideoRef, open_video
 from glpose.data.rendered import Clip, ClipOptions, FrameLabels, write_clip
 from glpose.data.rendered.actions import ANGLE, ANGLES
 from glpose.data.rendered.backdrop import Occluder
 from glpose.data.rendered.figure import subdivide
 from glpose.data.rendered.rig import keypoints, make_body, pose, weights
-from glpose.data.rendered.sets import SETS
+from glpose.data.rendered.sets import SETS, labels_digest
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -202,6 +203,26 @@ def test_sets_share_no_body_and_no_seed() -> None:
     assert len({one.seed for one in SETS.values()}) == len(SETS) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("pretrain", "ddaad6d6ba98f3e1"),
+        ("train", "4d6fda700a8cdf62"),
+        ("val", "2a4023ffb5447956"),
+        ("test", "2a7a4ec92e308989"),
+    ],
+)
+def test_clips_are_those_that_were_published(name: str, digest: str, tmp_path: Path) -> None:
+    """Whoever changes what is drawn changes the benchmark: a new version of it, and figures measured again."""
+    clips = SETS[name]
+    path = write_clip(tmp_path, name, "000000_clip", ClipOptions(frames=2, bodies=clips.bodies), clips.seed, 0)
+    assert labels_digest([path]) == digest
+    moved = json.loads(path.read_text())
+    moved["annotations"][0]["bbox"][0] += 0.2
+    path.write_text(json.dumps(moved))
+    assert labels_digest([path]) != digest
+
+
 def test_people_stand_before_photos(tmp_path: Path) -> None:
     photo = np.full((50, 80, 3), (40, 200, 90), np.uint8)
     cv2.imwrite(str(tmp_path / "photo.png"), photo)
@@ -348,6 +369,25 @@ def test_one_frame_of_some_is_labelled(tmp_path: Path) -> None:
     labelled = {image["id"] for image in data["images"] if image["is_labeled"]}
     assert {annotation["image_id"] for annotation in data["annotations"]} == labelled
     assert all(image["defocus"] >= 0 for image in data["images"])
+
+
+def test_a_clip_may_be_one_file(tmp_path: Path) -> None:
+    path = write_clip(tmp_path, "val", "clip", SMALL, 7, 2, mp4=True)
+    assert not (tmp_path / "images" / "val" / "clip").exists()
+    ref = VideoRef("clip", "posetrack18", path, tmp_path, {"eval": (0, None)})
+    video = open_video(ref)
+    assert video.frames.names == [f"images/val/clip/{frame:06d}.jpg" for frame in range(4)]
+    read = dict(video.frames.read([0, 3]))
+    for frame, picture in read.items():
+        drawn = Clip(SMALL, 7, 2).frame(frame)[0]
+        assert np.abs(picture.astype(float) - drawn).mean() < 12 < np.abs(picture.astype(float) - drawn[::-1]).mean()
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "images": data["images"][:3], "annotations": []}))
+    with pytest.raises(DataError, match="lists 3 frames"):
+        open_video(ref)
+    (tmp_path / "images" / "val" / "clip").mkdir()  # images that should be there: not silently replaced
+    with pytest.raises(DataError, match=r"000000\.jpg"):
+        next(open_video(ref).frames.read([0]))
 
 
 def test_written_clip_is_not_overwritten_and_leaves_no_temporary_file(tmp_path: Path) -> None:

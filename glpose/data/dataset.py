@@ -14,7 +14,7 @@ import numpy as np
 from glpose.data import annolist_mat, coco, jhmdb, posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
 from glpose.data.joint_sets import read_joint_set
-from glpose.data.video import FrameSource, ImageFrames, open_frames
+from glpose.data.video import FrameSource, ImageFrames, VideoFileFrames, open_frames
 from glpose.keypoints import JHMDB, POSETRACK, JointSet
 from glpose.options import CocoData, DataOptions
 from store.errors import DataError
@@ -126,11 +126,20 @@ def _joints_file(ref: VideoRef) -> Path:
     return ref.joints
 
 
-def _images(ref: VideoRef, annotations: Annotations) -> ImageFrames:
-    if not annotations.frame_names:
+def _images(ref: VideoRef, annotations: Annotations) -> FrameSource:
+    """The images that an annotation file lists; of FOLDER.mp4 where their folder is absent and that is there."""
+    names = list(annotations.frame_names)
+    if not names:
         raise DataError(f"video {ref.name!r}: {ref.path} lists no frames")
-    paths = tuple(ref.root / _inside(ref, name) for name in annotations.frame_names)
-    return ImageFrames(ref.name, paths, list(annotations.frame_names))
+    paths = tuple(ref.root / _inside(ref, name) for name in names)
+    folder = paths[0].parent
+    film = folder.with_name(f"{folder.name}.mp4")
+    if folder.exists() or not film.is_file() or any(path.parent != folder for path in paths):
+        return ImageFrames(ref.name, paths, names)
+    found = len(open_frames(ref.name, film).names)
+    if found != len(names):
+        raise DataError(f"video {ref.name!r}: {ref.path} lists {len(names)} frames, {film} has {found}")
+    return VideoFileFrames(ref.name, film, names)
 
 
 def _inside(ref: VideoRef, name: str) -> str:

@@ -8,10 +8,12 @@ import zlib
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from glpose.data.posetrack18 import NAMES
 from glpose.data.rendered.labels import OUTSIDE, FrameLabels
 from glpose.data.rendered.scene import Clip, ClipOptions
+from glpose.drawing import write_video
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -66,9 +68,18 @@ def _annotations(labels: FrameLabels, image_id: int) -> list[dict[str, object]]:
 
 
 def write_clip(
-    folder: Path | str, split: str, name: str, options: ClipOptions, seed: int, clip: int, label_every: int = 1
+    folder: Path | str,
+    split: str,
+    name: str,
+    options: ClipOptions,
+    seed: int,
+    clip: int,
+    label_every: int = 1,
+    mp4: bool = False,
 ) -> Path:
     """Write images/<split>/<name>/000000.jpg ... and annotations/<split>/<name>.json under folder.
+
+    mp4: images/<split>/<name>.mp4 instead, whose frames the annotations call by the names of the images.
 
     One frame of `label_every` is labelled. The annotation file is renamed into place last, so that its presence means a
     complete clip; returns its path. Raises DataError if it is there already or an image cannot be written, ValueError
@@ -82,14 +93,17 @@ def write_clip(
     if target.exists():
         raise DataError(f"{target} exists already: delete it to generate the clip again")
     pictures = root / "images" / split / name
-    pictures.mkdir(parents=True, exist_ok=True)
+    (pictures.parent if mp4 else pictures).mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     number = video_number(name)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
+    film: list[np.ndarray] = []
     for index, (picture, labels) in enumerate(Clip(options, seed, clip).frames()):
         path = pictures / f"{index:06d}.jpg"
-        if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
+        if mp4:
+            film.append(picture)
+        elif not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
             raise DataError(f"{path} could not be written")
         image_id = 10_000_000_000 + number * 10_000 + index
         images.append(
@@ -110,6 +124,8 @@ def write_clip(
         )
         if index % label_every == 0:
             annotations += _annotations(labels, image_id)
+    if mp4:
+        write_video(pictures.with_name(f"{name}.mp4"), film, options.fps)
     category = {
         "supercategory": "person", "id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": SKELETON,
     }  # fmt: skip

@@ -1,0 +1,128 @@
+"""What is compared to find out what helps: rows, controls, comparisons and sizes, fixed before anything runs.
+
+Rows are the paper's complete heads with some options changed; references of a row are of an index with some options
+changed. `docs/evidence.md` is written from this file and what was measured.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from glpose.models.glpose import single_frame
+from glpose.options import HeadOptions, IndexOptions
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Row:
+    """Heads that are trained and scored. heads, index: options that differ from the pipeline's."""
+
+    name: str
+    about: str
+    heads: Mapping[str, Any] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
+    single: bool = False
+
+    def head_options(self, base: HeadOptions) -> HeadOptions:
+        """The heads of this row."""
+        own = single_frame(base) if self.single else base
+        return HeadOptions.model_validate({**own.model_dump(), **self.heads})
+
+    def index_options(self, base: IndexOptions) -> IndexOptions:
+        """The index that its references are of."""
+        return IndexOptions.model_validate({**base.model_dump(), **self.index})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row a against row b, and what it tells."""
+
+    a: str
+    b: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A size of the experiment. trainings: seeds of heads, and of the backbone where `backbones` is set."""
+
+    train_clips: int
+    test_clips: int
+    trainings: int
+    backbones: bool
+    rows: tuple[str, ...]
+    draws: int
+
+
+ORACLE = {"select": "oracle", "pool": "all"}
+_ALL = [
+    Row("single", "the key frame alone, one block and a head", single=True),
+    Row("copies", "complete heads that are shown the key frame in every slot", {"inputs": "key_copies"}),
+    Row("local", "local frames alone (n = 0)", {"n": 0}),
+    Row("nonlocal", "non-local references alone (k = 0)", {"k": 0}),
+    Row("glpose", "complete: k = 4, n = 6"),
+    Row("oracle", "complete, references nearest in true pose", index=ORACLE),
+    Row("oracle_nonlocal", "references nearest in true pose, alone (k = 0)", {"k": 0}, ORACLE),
+    Row("random", "complete, references drawn at random", index={"select": "random"}),
+    Row("least_similar", "complete, the least similar references", index={"select": "least_similar"}),
+    Row("other_video", "complete, references of other clips", index={"select": "other_video", "scope": "dataset"}),
+    *(Row(f"k={k}", f"complete but k = {k}", {"k": k}) for k in (1, 2, 3)),
+    *(Row(f"n={n}", f"complete but n = {n}", {"n": n}) for n in (1, 2, 3, 4, 5)),
+    Row("no_enhancement", "without feature enhancement", {"enhancement": False}),
+    Row("head_mlp", "MLP head", {"head": "mlp"}),
+    Row("head_5x5", "5x5 head", {"head": "5x5"}),
+    Row("per_channel", "similarities per channel", {"per_channel": True}),
+    Row("pool_all", "the whole clip as pool", index={"pool": "all"}),
+    Row("cosine", "cosine similarity", index={"similarity": "cosine"}),
+    Row("temperature_0.1", "similarities divided by 0.1", {"temperature": 0.1}),
+    Row("normalised_local", "local weights that sum to 1", {"normalise_local": True}),
+    Row("unweighted", "without the weights of Eq. 2 and 3", {"weighted": False}),
+    Row("head_input_s", "heatmaps from the aggregate, as the text of § 3.4 has it", {"head_input": "S"}),
+]
+ROWS = {row.name: row for row in _ALL}
+
+
+def choose_rows(patterns: str) -> list[Row]:
+    """Rows by shell patterns, separated by commas. ConfigError for a pattern that no row matches."""
+    wanted = [pattern.strip() for pattern in patterns.split(",")]
+    for pattern in wanted:
+        if not fnmatch.filter(ROWS, pattern):
+            raise ConfigError(f"no row of the evidence is called {pattern!r}; there are {', '.join(ROWS)}")
+    return [row for name, row in ROWS.items() if any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
+
+
+COMPARISONS = (
+    Comparison("glpose", "copies", "does it help to see other frames, beyond the heads' size?"),
+    Comparison("copies", "single", "does the heads' size help by itself?"),
+    Comparison("local", "copies", "do local frames help?"),
+    Comparison("nonlocal", "copies", "do non-local references help, alone?"),
+    Comparison("glpose", "local", "do non-local references help beside local frames?"),
+    Comparison("oracle", "local", "would perfect references help beside local frames?"),
+    Comparison("oracle", "glpose", "does retrieval lose what perfect references give?"),
+    Comparison("oracle_nonlocal", "nonlocal", "the same without local frames?"),
+    Comparison("glpose", "random", "is it similarity that helps?"),
+    Comparison("glpose", "least_similar", "is it similarity that helps?"),
+    Comparison("glpose", "other_video", "is it the same clip that helps?"),
+    Comparison("glpose", "no_enhancement", "does feature enhancement help?"),
+    Comparison("glpose", "head_mlp", "does the head matter?"),
+    Comparison("head_5x5", "glpose", "does the head matter?"),
+    Comparison("per_channel", "glpose", "does the reading of Eq. 3 matter?"),
+    Comparison("pool_all", "glpose", "does the pool matter?"),
+    Comparison("cosine", "glpose", "does the similarity matter?"),
+    Comparison("temperature_0.1", "glpose", "does the temperature matter?"),
+    Comparison("normalised_local", "glpose", "does the scale of the local weights matter?"),
+    Comparison("unweighted", "glpose", "do the weights matter?"),
+    Comparison("head_input_s", "glpose", "does the reading of § 3.4 matter?"),
+)
+# Rows in order of k and of n: their slope is tested, not steps of 0.1.
+TRENDS = {
+    "k": (("nonlocal", 0), ("k=1", 1), ("k=2", 2), ("k=3", 3), ("glpose", 4)),
+    "n": (("local", 0), ("n=1", 1), ("n=2", 2), ("n=3", 3), ("n=4", 4), ("n=5", 5), ("glpose", 6)),
+}
+TIERS = {
+    "small": Tier(60, 40, 1, False, ("single", "copies", "local", "nonlocal", "glpose", "oracle"), draws=1000),
+    "full": Tier(240, 120, 3, True, tuple(ROWS), draws=2000),
+}

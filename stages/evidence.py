@@ -1,0 +1,163 @@
+"""evidence: the rows of `glpose.evidence`, trained and scored clip by clip, so that clips can be drawn again."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from glpose.data.dataset import joint_set
+from glpose.data.windows import SplitFeatures
+from glpose.evaluation import predict_poses
+from glpose.evidence import ROWS, choose_rows
+from glpose.examples import Examples, make_examples
+from glpose.metrics.posetrack import Samples, pair_folders, score_video
+from glpose.metrics.posetrack_files import read_video
+from glpose.metrics.recall_by_tag import count_by_tag
+from glpose.metrics.resampling import Measured
+from glpose.options import IndexOptions
+from glpose.references import References
+from glpose.retrieval import find_references, make_gallery
+from glpose.scoring import GROUND_TRUTH, PREDICTIONS, score_posetrack
+from glpose.training import train_heads
+from glpose.training_log import Progress
+from stages import evaluate, train
+from stages.config import PipelineConfig
+from stages.evaluate import evaluated_videos, truth_digests
+from stages.stage import Context, Stage, no_lines
+from stages.train import Split, load_split, split_digest
+from store.errors import ConfigError
+from store.folder import Attempt
+from store.places import Place, local_file
+from store.record import fingerprint
+
+VERSION = 1
+SAMPLES, ANNOTATED, COUNTS = "samples.parquet", "annotated.parquet", "counts.parquet"
+HARD = "occluded"  # the tag whose recall is reported beside AP
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Both splits' features, with the references that `index` stored."""
+
+    train: Examples
+    test: Split
+
+
+def parameters(config: PipelineConfig) -> dict[str, Any]:
+    """What changes the rows: the recipe, what they differ from, and how they are scored."""
+    return {"train": train.parameters(config), "eval": evaluate.parameters(config)}
+
+
+def units(context: Context, everything: bool) -> list[str]:
+    """Names of the rows that are asked for."""
+    return [row.name for row in choose_rows(context.config.evidence.rows)]
+
+
+def inputs(context: Context, unit: str) -> str:
+    """Digest of the features and references of both splits, of the annotations, and of what the row changes."""
+    splits = context.once(
+        "evidence", lambda: [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
+    )
+    row = ROWS[unit]
+    return fingerprint([splits, row.single, dict(row.heads), dict(row.index)])
+
+
+def prepare(context: Context) -> Splits:
+    """Load both splits once for all rows."""
+    config = context.config
+    if config.train.augment != "none":
+        raise ConfigError("rows of the evidence are compared without augmentation: leave train.augment at none")
+    heads = [ROWS[name].head_options(config.train.heads) for name in units(context, True)]
+    k, n = max(own.k for own in heads), max(own.n for own in heads)
+    learnt = load_split(context, "train", k=k, n=n)
+    examples = make_examples(learnt.features, learnt.references, joint_set(config.data), config.train)
+    return Splits(examples, load_split(context, "eval", k=k, n=n))
+
+
+def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
+    """Train one row, predict, and write what its clips add to AP and to recall by tag."""
+    config, row = context.config, ROWS[unit]
+    heads, index = row.head_options(config.train.heads), row.index_options(config.index)
+
+    def report(progress: Progress) -> None:
+        context.within(str(progress), progress.done)
+
+    examples, test = shared.train, shared.test
+    if row.index:
+        examples = replace(examples, fixed=_references(examples.split, index))
+        test = Split(test.features, _references(test.features, index))
+    trained = train_heads(examples, {unit: heads}, config.train, index, report)[unit]
+    poses = predict_poses(trained.model, test.features, test.references, config.eval.score, config.runtime.batch_size)[
+        -1
+    ]
+    videos = evaluated_videos(context, test, {unit: poses})
+    with tempfile.TemporaryDirectory(prefix="glpose-") as folder:
+        scores = score_posetrack(Path(folder), videos, config.eval.model_copy(update={"submission": False}))
+        if scores.joints is None:
+            raise ConfigError("the evidence needs annotations with tags (data.kind: rendered)")
+        _write(attempt.path, Path(folder) / GROUND_TRUTH, Path(folder) / PREDICTIONS / unit, scores.joints)
+    attempt.meta = {"ap": scores.mean[unit], "loss": trained.log[-1].loss}
+    return f"AP {scores.mean[unit]:.2f}"
+
+
+def read_measured(place: Place) -> tuple[list[str], Measured]:
+    """What one row's unit has written: names of its clips, and what they add to AP and to recall of hidden joints."""
+    tables = []
+    for name in (SAMPLES, ANNOTATED, COUNTS):
+        with local_file(place / name) as path:
+            tables.append(pd.read_parquet(path))
+    samples, annotated, counts = tables
+    clips = annotated.index.tolist()
+    own = dict(tuple(samples.groupby("video")))
+    hidden = counts[counts["tag"] == HARD].set_index("video").reindex(clips, fill_value=0)
+    nothing = samples.iloc[:0]
+    return clips, Measured(
+        tuple(_samples(own.get(clip, nothing), annotated.loc[clip].to_numpy()) for clip in clips),
+        hidden["right_pck10"].to_numpy(),
+        hidden["joints_all"].to_numpy(),
+    )
+
+
+def _samples(table: pd.DataFrame, n_gt: np.ndarray) -> Samples:
+    columns = [table[name].to_numpy() for name in ("joint", "score", "correct")]
+    return Samples(*columns, n_gt=n_gt, frames=0)
+
+
+def _references(split: SplitFeatures, index: IndexOptions) -> References:
+    """References of all proposals of a split, of an index with other options than the stored one; epoch 0's pools."""
+    gallery = make_gallery(split.table, split.embedding, index)
+    found = [find_references(gallery, video, index, index.n) for video in split.spans]
+    return References(np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found]))
+
+
+def _write(out: Path, truth: Path, predicted: Path, joints: pd.DataFrame) -> None:
+    samples, annotated = [], {}
+    for gt, pred in pair_folders(truth, predicted)[0]:
+        found, _ = score_video(read_video(gt), None if pred is None else read_video(pred))
+        name = gt.name.removesuffix(".json")
+        table = pd.DataFrame({"joint": found.joint, "score": found.score, "correct": found.correct})
+        samples.append(table.assign(video=name))
+        annotated[name] = found.n_gt
+    pd.concat(samples, ignore_index=True).to_parquet(out / SAMPLES, index=False)
+    table = pd.DataFrame.from_dict(annotated, orient="index")
+    table.columns = table.columns.astype(str)
+    table.to_parquet(out / ANNOTATED)
+    count_by_tag(joints).to_parquet(out / COUNTS, index=False)
+
+
+STAGE = Stage(
+    name="evidence",
+    version=VERSION,
+    after=lambda config: ("extract", "index"),
+    parameters=parameters,
+    units=units,
+    inputs=inputs,
+    prepare=prepare,
+    make=make,
+    finish=no_lines,
+)

@@ -1,0 +1,161 @@
+"""evidence, the command: every row of a tier trained and scored, then what is shown, as JSON and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from glpose.data.rendered.sets import labels_digest
+from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier
+from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
+from stages.config import PipelineConfig
+from stages.console import say
+from stages.detect import boxes_in_words
+from stages.evidence import read_measured
+from stages.pretrain import pretrain
+from stages.run import STAGES, run_stage, run_stages, stages_of
+from stages.stage import Context, split_videos
+from stages.together import refuse_torchrun
+from store.atomic import replacing, write_json
+from store.errors import ConfigError, StoreError
+
+MARK = "<!-- written by glpose-stage evidence: -->"
+WORDS = {"ap": "AP", "occluded_pck": "PCK@0.1 of hidden joints"}
+SEED = 2022  # of the draws
+SPLITS = ("train", "eval")
+
+
+def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, rows: str | None = None) -> Path:
+    """Make what is missing of a tier, and write out/evidence.json and out/evidence.md, which is returned.
+
+    rows: shell patterns; only these, and comparisons among them. ConfigError for a tier or a row that does not exist.
+    What the Markdown file holds above its mark is kept.
+    """
+    refuse_torchrun()
+    if tier not in TIERS:
+        raise ConfigError(f"there is no tier {tier!r}; there are {', '.join(TIERS)}")
+    if config.data.kind != "rendered":
+        raise ConfigError(f"the evidence is of rendered clips: pipeline {config.name!r} has {config.data.kind!r} data")
+    path, size = out / "evidence.md", TIERS[tier]
+    words = path.read_text(encoding="utf-8") if path.exists() else f"# Evidence\n\n{MARK}\n"
+    if MARK not in words:
+        raise StoreError(f"{path} has no line {MARK!r} below which to write: delete it, or choose another --out")
+    found: dict[str, list[Measured]] = {}
+    clips: list[str] = []
+    labels: dict[str, str] = {}
+    for number in range(size.trainings):
+        own = _of_training(config, tier, rows or ",".join(size.rows), number, console)
+        context = Context(own)
+        stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
+        say(console, f"[{tier}, training {number + 1} of {size.trainings}] {own.work}")
+        run_stages(stages, context, console)
+        context = Context(own)
+        run_stage(STAGES["evidence"], context, console)
+        labels = {split: labels_digest(context.video(v).path for v in split_videos(context, split)) for split in SPLITS}
+        for row in STAGES["evidence"].units(context, True):
+            clips, measured = read_measured(context.output("evidence", row))
+            found.setdefault(row, []).append(measured)
+    draws = draw(len(clips), size.trainings, size.draws, SEED)
+    content = {**summarise(tier, found, draws), "labels": labels}
+    write_json(out / "evidence.json", content)
+    tables = markdown(content, config, size, len(clips))
+    with replacing(path) as temporary:
+        temporary.write_text(f"{words[: words.index(MARK)]}{MARK}\n\n{tables}", encoding="utf-8")
+    return path
+
+
+def _of_training(config: PipelineConfig, tier: str, rows: str, number: int, console: Console) -> PipelineConfig:
+    """The pipeline of one training: its clips, its seed, and with a full tier a backbone of its own."""
+    size, work = TIERS[tier], config.work / tier / f"training{number}"
+    changes: dict[str, Any] = {
+        "work": work,
+        "data": config.data.model_copy(update={"train_clips": size.train_clips, "eval_clips": size.test_clips}),
+        "train": config.train.model_copy(update={"seed": config.train.seed + number}),
+        "evidence": config.evidence.model_copy(update={"rows": rows}),
+    }
+    if size.backbones and number:
+        path = Path(str(config.work)) / tier / f"backbone{number}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            recipe = config.pretrain.model_copy(update={"seed": config.pretrain.seed + number})
+            pretrain(Context(config.model_copy(update={"pretrain": recipe})), path, console)
+        changes["extract"] = config.extract.model_copy(update={"checkpoint": str(path)})
+    return config.model_copy(update=changes)
+
+
+def summarise(tier: str, found: Mapping[str, Sequence[Measured]], draws: Draws) -> dict[str, Any]:
+    """Rows, contrasts and trends with their intervals, as docs/evidence.json holds them.
+
+    found: row -> what each of its trainings scored on the same clips.
+    """
+    drawn = {name: {row: over_draws(own, name, draws) for row, own in found.items()} for name in MEASURES}
+    rows = []
+    for row, own in found.items():
+        entry: dict[str, Any] = {"name": row, "seeds": len(own)}
+        for name, prefix in (("ap", "ap"), ("occluded_pck", "occluded")):
+            values = drawn[name][row]
+            entry |= {name: float(values[0]), f"{prefix}_ci": list(interval(values))}
+        rows.append(entry)
+    contrasts = []
+    for comparison in COMPARISONS:
+        if comparison.a not in found or comparison.b not in found:
+            continue
+        for name, values in drawn.items():
+            difference = values[comparison.a] - values[comparison.b]
+            contrasts.append({"a": comparison.a, "b": comparison.b, "metric": name, **_shown(difference)})
+    trends = []
+    for over, members in TRENDS.items():
+        if not all(row in found for row, _ in members):
+            continue
+        for name, values in drawn.items():
+            slope = slopes([values[row] for row, _ in members], [at for _, at in members])
+            trends.append({"over": over, "metric": name, **_shown(slope)})
+    return {"tier": tier, "rows": rows, "contrasts": contrasts, "trends": trends}
+
+
+def _shown(values: np.ndarray) -> dict[str, Any]:
+    return {"diff": float(values[0]), "ci": list(interval(values)), "detectable": detectable(values)}
+
+
+def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, clips: int) -> str:
+    """The tables of docs/evidence.md."""
+    seeds = "one training a row" if tier.trainings == 1 else f"{tier.trainings} trainings a row"
+    own = ", each on a backbone of its own" if tier.backbones else ""
+    lines = [
+        f"## Tier `{content['tier']}`",
+        "",
+        f"{tier.train_clips} clips to train on, {clips} to test on; {seeds}{own}; boxes: {boxes_in_words(config)}; "
+        f"intervals of 95 % from {tier.draws} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
+        f"Labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
+        "",
+        "| row | | AP | | PCK@0.1 of hidden joints | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        ap = f"{row['ap']:.1f} | {_range(row['ap_ci'])}"
+        hidden = f"{row['occluded_pck']:.1f} | {_range(row['occluded_ci'])}"
+        lines.append(f"| `{row['name']}` | {ROWS[row['name']].about} | {ap} | {hidden} |")
+    lines += ["", "| comparison | | difference | 95 % | | would be found from |", "|---|---|---|---|---|---|"]
+    questions = {(own.a, own.b): own.question for own in COMPARISONS}
+    for own in content["contrasts"]:
+        name = f"`{own['a']}` - `{own['b']}`, {WORDS[own['metric']]}"
+        lines.append(f"| {name} | {questions[own['a'], own['b']]} | {_difference(own)} |")
+    if content["trends"]:
+        lines += ["", "| trend | slope | 95 % | | would be found from |", "|---|---|---|---|---|"]
+        for own in content["trends"]:
+            lines.append(f"| {WORDS[own['metric']]} per step of {own['over']} | {_difference(own)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _range(ci: Sequence[float]) -> str:
+    return f"{ci[0]:.1f} to {ci[1]:.1f}"
+
+
+def _difference(own: Mapping[str, Any]) -> str:
+    low, high = own["ci"]
+    verdict = "not shown" if low <= 0 <= high else "better" if low > 0 else "worse"
+    return f"{own['diff']:+.2f} | {low:+.2f} to {high:+.2f} | {verdict} | {own['detectable']:.2f}"

@@ -1,0 +1,205 @@
+"""Evidence: AP and recall of drawn clips, intervals, and the command on small clips."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from small_pipelines import RENDERED, context, glpose_stage, write_pipeline
+
+from glpose import evidence as evidence_rows
+from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier, choose_rows
+from glpose.metrics.posetrack import Samples, precision_recall
+from glpose.metrics.resampling import Measured, detectable, draw, interval, over_draws, slopes
+from glpose.options import HeadOptions, IndexOptions, index_problem
+from stages import evidence_report
+from stages.evidence import read_measured
+from stages.evidence_report import MARK, evidence
+from store.errors import ConfigError, StoreError
+
+JOINTS = 15
+
+
+def measured(seed: int, clips: int = 5) -> Measured:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(clips):
+        count = int(rng.integers(20, 60))
+        scores = rng.permutation(1000)[:count] / 1000 + seed * 1e-6  # no ties: their order is poseval's own business
+        samples.append(
+            Samples(rng.integers(0, JOINTS, count), scores, rng.random(count) < 0.6, rng.integers(4, 9, JOINTS), 4)
+        )
+    return Measured(tuple(samples), rng.integers(0, 10, clips), rng.integers(10, 20, clips))
+
+
+def pooled_ap(own: Measured, times: np.ndarray) -> float:
+    """By PoseTrack's own function, of clips that really stand as often as they count."""
+    chosen = [sample for sample, count in zip(own.samples, times.tolist(), strict=True) for _ in range(count)]
+    joint, score, correct = (np.concatenate([getattr(s, n) for s in chosen]) for n in ("joint", "score", "correct"))
+    n_gt = np.sum([s.n_gt for s in chosen], axis=0)
+    found = [precision_recall(score[joint == j], correct[joint == j], int(n_gt[j]))[0] for j in range(JOINTS)]
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("times", [[1, 1, 1, 1, 1], [3, 0, 1, 0, 1], [0, 0, 5, 0, 0], [2, 2, 0, 1, 0]])
+def test_ap_of_drawn_clips_is_posetracks(times: list[int]) -> None:
+    own = measured(1)
+    assert own.ap(np.array(times)) == pytest.approx(pooled_ap(own, np.array(times)), abs=1e-9)
+
+
+def test_recall_counts_clips_as_often_as_they_are_drawn() -> None:
+    own = replace(measured(2, clips=2), right=np.array([1, 8]), joints=np.array([10, 10]))
+    assert own.recall(np.array([1, 1])) == 45
+    assert own.recall(np.array([2, 0])) == 10
+    assert np.isnan(replace(own, joints=np.array([0, 0])).recall(np.array([1, 1])))
+
+
+def test_nothing_annotated_has_no_ap() -> None:
+    own = measured(3, clips=1)
+    nobody = replace(own, samples=(replace(own.samples[0], n_gt=np.zeros(JOINTS, np.int64)),))
+    assert np.isnan(nobody.ap(np.array([1])))
+
+
+def test_draws_hold_as_many_as_there_are_and_begin_with_everything() -> None:
+    draws = draw(7, 3, 50, seed=1)
+    assert draws.clips.shape == (51, 7) and draws.trainings.shape == (51, 3)
+    assert (draws.clips.sum(axis=1) == 7).all() and (draws.trainings.sum(axis=1) == 3).all()
+    assert (draws.clips[0] == 1).all() and (draws.trainings[0] == 1).all() and (draws.clips[1:] != 1).any()
+    assert (draw(7, 3, 50, seed=1).clips == draws.clips).all() and (draw(7, 3, 50, seed=2).clips != draws.clips).any()
+
+
+def test_a_rows_figure_is_the_mean_over_its_trainings() -> None:
+    first, second = measured(4), measured(5)
+    draws = draw(5, 2, 20, seed=0)
+    values = over_draws([first, second], "ap", draws)
+    assert values[0] == pytest.approx((first.ap(np.ones(5, int)) + second.ap(np.ones(5, int))) / 2)
+    for number in (3, 11):
+        own = [measured_of.ap(draws.clips[number]) for measured_of in (first, second)]
+        assert values[number] == pytest.approx(np.average(own, weights=draws.trainings[number]))
+
+
+def test_interval_and_smallest_effect() -> None:
+    values = np.concatenate([[100.0], np.random.default_rng(0).normal(2, 0.5, 4000)])
+    low, high = interval(values)  # of the draws, not of the estimate before them
+    assert low == pytest.approx(2 - 1.96 * 0.5, abs=0.06) and high == pytest.approx(2 + 1.96 * 0.5, abs=0.06)
+    assert detectable(values) == pytest.approx(1.4, abs=0.06)
+
+
+def test_interval_of_a_difference_that_is_there_leaves_zero_out_and_of_none_holds_it() -> None:
+    """Paired draws: what clips have in common cancels."""
+    draws = draw(40, 1, 300, seed=3)
+    rng = np.random.default_rng(1)
+    hard = rng.uniform(0.1, 0.9, 40)  # clips differ far more than rows do
+
+    def row(gain: float, seed: int) -> Measured:
+        noise = np.random.default_rng(seed).normal(0, 0.01, 40)
+        return replace(measured(0, 40), right=np.round(500 * (hard + gain + noise)), joints=np.full(40, 500))
+
+    base = over_draws([row(0.0, 1)], "occluded_pck", draws)
+    low, high = interval(over_draws([row(0.03, 2)], "occluded_pck", draws) - base)
+    assert 0 < low < 3 < high < 4
+    low, high = interval(over_draws([row(0.0, 3)], "occluded_pck", draws) - base)
+    assert low < 0 < high
+    assert interval(base)[1] - interval(base)[0] > 8  # alone a row's figure is far less certain
+
+
+def test_slope_is_that_of_a_line() -> None:
+    at = (0, 1, 2, 4)
+    rows = [np.array([1.0, 5.0]) + x * np.array([0.5, -2.0]) for x in at]
+    assert slopes(rows, at) == pytest.approx([0.5, -2.0])
+
+
+def test_rows_comparisons_and_trends_fit_together() -> None:
+    heads, index = HeadOptions(), IndexOptions()
+    for row in ROWS.values():
+        own = row.head_options(heads)
+        assert own.k <= 4 and own.n <= 6
+        assert index_problem(own, row.index_options(index)) is None, row.name
+    for comparison in COMPARISONS:
+        a, b = ROWS[comparison.a], ROWS[comparison.b]
+        assert (a.heads, a.index, a.single) != (b.heads, b.index, b.single)
+    for option, members in TRENDS.items():
+        assert [getattr(ROWS[name].head_options(heads), option) for name, _ in members] == [at for _, at in members]
+    assert TIERS["full"].rows == tuple(ROWS) and set(TIERS["small"].rows) <= set(ROWS) and TIERS["full"].trainings >= 3
+    pairs = {(comparison.a, comparison.b) for comparison in COMPARISONS}
+    assert ("glpose", "copies") in pairs and len(TIERS["small"].rows) == 6
+
+
+def test_rows_are_chosen_by_pattern() -> None:
+    assert [row.name for row in choose_rows("k=*, single")] == ["single", "k=1", "k=2", "k=3"]
+    with pytest.raises(ConfigError, match="no row of the evidence is called 'k=9'"):
+        choose_rows("single,k=9")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    heads = {"k": 1, "n": 2, "blocks": 1}
+    return write_pipeline(tmp_path_factory.mktemp("evidence"), data=dict(RENDERED), train={
+        "epochs": 1, "batch_size": 4, "milestones": [], "heads": heads,
+    })  # fmt: skip
+
+
+def test_the_command_trains_rows_and_writes_tables(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ("single", "copies", "local", "glpose", "oracle")
+    monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, 2, 2, False, rows, draws=30))
+    # rows of this size: of k = 1 and n = 2, not the paper's
+    own = context(config).config
+    printed = io.StringIO()
+    out = tmp_path / "docs"
+    out.mkdir()
+    (out / "evidence.md").write_text(f"# What was found\n\nNothing yet.\n\n{MARK}\nold tables\n")
+    path = evidence(own, "tiny", out, Console(file=printed, width=200))
+    text = path.read_text()
+    assert text.startswith("# What was found\n\nNothing yet.\n") and "old tables" not in text
+    content = json.loads((out / "evidence.json").read_text())
+    assert content["tier"] == "tiny" and all(f"`{digest}`" in text for digest in content["labels"].values())
+    assert [row["name"] for row in content["rows"]] == list(rows)
+    for row in content["rows"]:
+        assert row["seeds"] == 2
+        for name, ci in (("ap", "ap_ci"), ("occluded_pck", "occluded_ci")):
+            assert 0 <= row[ci][0] <= row[ci][1] <= 100 and 0 <= row[name] <= 100
+            assert f"{row[name]:.1f}" in text
+    by_name = {row["name"]: row for row in content["rows"]}
+    contrasts = {(own["a"], own["b"], own["metric"]): own for own in content["contrasts"]}
+    for metric in ("ap", "occluded_pck"):
+        shown = contrasts["glpose", "copies", metric]
+        assert shown["diff"] == pytest.approx(by_name["glpose"][metric] - by_name["copies"][metric])
+        assert shown["ci"][0] <= shown["ci"][1]
+    assert ("glpose", "random", "ap") not in contrasts  # that row was not asked for
+    # what AP says of the whole split is what the rows' own units said
+    unit = context(config, f"work={own.work / 'tiny' / 'training0'}").output("evidence", "glpose")
+    clips, found = read_measured(unit)
+    assert len(clips) == 2 and found.ap(np.ones(2, int)) <= 100
+    line = next(line for line in printed.getvalue().splitlines() if "glpose: AP" in line)
+    assert f"AP {found.ap(np.ones(2, int)):.2f}" in line
+    # nothing is trained twice
+    again = io.StringIO()
+    evidence(own, "tiny", out, Console(file=again, width=200))
+    assert "evidence 5 done, 0 to do" in again.getvalue() and (out / "evidence.md").read_text() == text
+    # references nearest in pose make another row than those most similar
+    assert by_name["oracle"] != {**by_name["glpose"], "name": "oracle"}
+
+
+def test_wrong_tiers_pipelines_and_files_are_told(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = context(config).config
+    with pytest.raises(ConfigError, match="no tier 'huge'; there are small, full"):
+        evidence(own, "huge", tmp_path, Console(quiet=True))
+    other = context(write_pipeline(tmp_path / "other")).config
+    with pytest.raises(ConfigError, match="rendered clips"):
+        evidence(other, "small", tmp_path, Console(quiet=True))
+    monkeypatch.setitem(evidence_rows.TIERS, "tiny", Tier(1, 1, 1, False, ("single",), draws=5))
+    (tmp_path / "evidence.md").write_text("# Mine\n")
+    with pytest.raises(StoreError, match="has no line"):
+        evidence(own.model_copy(update={"work": tmp_path / "work"}), "tiny", tmp_path, Console(quiet=True))
+    assert not (tmp_path / "work").exists()  # told before anything is made
+    code, printed = glpose_stage(config, "evidence", "--tier", "none")
+    assert code == 2 and "no tier 'none'" in printed
