@@ -8,9 +8,11 @@ Options here change results and are part of a stage's record; speed settings liv
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DEMO_CLIPS = Path(__file__).parent / "data" / "rendered" / "demo"
 
 
 class Options(BaseModel):
@@ -122,9 +124,15 @@ class FolderData(Options):
 
 
 class RenderedData(Options):
-    """Clips of skinned people, drawn by the `render` stage and then read as a PoseTrack18-style set."""
+    """Clips of skinned people, drawn by the `render` stage and then read as a PoseTrack18-style set.
+
+    With `root` nothing is drawn, and the options below it are of no use.
+    """
 
     kind: Literal["rendered"] = "rendered"
+    root: Path | None = Field(
+        default=None, description="folder of clips drawn before, or `demo`: those that ship (a folder: ./demo)"
+    )
     train_clips: int = Field(default=8, ge=0)
     eval_clips: int = Field(default=4, ge=0)
     train_set: Literal["pretrain", "train"] = Field(default="train", description="whose bodies and seeds to train on")
@@ -141,6 +149,17 @@ class RenderedData(Options):
     label_every: int = Field(default=1, ge=1, description="frames of which one is annotated, as in PoseTrack's val: 4")
     encoding: Literal["jpeg", "mp4"] = Field(default="jpeg", description="an image per frame, or a file per clip")
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _shipped(cls, value: Any) -> Any:
+        return DEMO_CLIPS if value == "demo" else value
+
+    @property
+    def files(self) -> PoseTrack18Data:
+        """How clips in a folder are read."""
+        assert self.root is not None
+        return PoseTrack18Data(root=self.root, eval=SplitOptions(subset="eval"))
 
 
 DataOptions = Annotated[

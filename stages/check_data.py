@@ -20,7 +20,7 @@ from glpose.data.posetrack18 import version_of
 from glpose.data.published import check_counts, published, published_videos
 from glpose.options import CocoData, DetectOptions, RenderedData
 from stages.console import counting, say
-from stages.stage import Context
+from stages.stage import Context, draws
 from store.atomic import write_json
 from store.errors import DataError, NotCommitted
 
@@ -40,7 +40,7 @@ def check_data(context: Context, console: Console, *, full: bool = False, json_f
     try:
         refs = context.videos
     except NotCommitted:
-        if not isinstance(data, RenderedData):
+        if not draws(data):
             raise
         say(console, f"{context.config.name}: rendered data, of which there is none before render has run")
         return
@@ -101,7 +101,7 @@ def _walk(refs: Sequence[VideoRef], walk: Walk, console: Console) -> list[Checke
 
 def _heading(context: Context, refs: Sequence[VideoRef], checked: list[CheckedVideo], full: bool) -> list[str]:
     data = context.config.data
-    where = "rendered" if isinstance(data, RenderedData) else f"in {data.root}"
+    where = "by render" if isinstance(data, RenderedData) and data.root is None else f"in {data.root}"
     only = "" if context.pattern == "*" else f" (--videos {context.pattern})"
     lines = [f"{context.config.name}: {data.kind} {where}, {len(refs)} videos{only}"]
     images, decoded = sum(video.images for video in checked), sum(video.decoded for video in checked)

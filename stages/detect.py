@@ -12,7 +12,7 @@ from glpose.options import BoxOptions, DetectOptions
 from glpose.proposals import propose
 from stages.config import PipelineConfig
 from stages.runtime import choose_device
-from stages.stage import Context, Stage, video_units
+from stages.stage import Context, Stage, draws, video_units
 from store.errors import DataError
 from store.folder import Attempt
 from store.record import file_digest
@@ -111,7 +111,7 @@ def _source(options: BoxOptions) -> dict[str, Any]:
 STAGE = Stage(
     name="detect",
     version=VERSION,
-    after=lambda config: ("render",) if config.data.kind == "rendered" else (),
+    after=lambda config: ("render",) if draws(config.data) else (),
     parameters=parameters,
     units=video_units,
     inputs=inputs,

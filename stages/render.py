@@ -8,7 +8,7 @@ from glpose.data.rendered import ClipOptions, write_clip
 from glpose.data.rendered.sets import SETS
 from glpose.options import RenderedData
 from stages.config import PipelineConfig
-from stages.stage import Context, Stage, clip_names, no_lines, nothing
+from stages.stage import Context, Stage, clip_names, draws, no_lines, nothing
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.record import fingerprint
@@ -52,8 +52,8 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
 
 
 def _options(config: PipelineConfig) -> RenderedData:
-    if not isinstance(config.data, RenderedData):
-        raise ConfigError(f"pipeline {config.name!r} has data of kind {config.data.kind!r}: there is nothing to render")
+    if not isinstance(config.data, RenderedData) or not draws(config.data):
+        raise ConfigError(f"pipeline {config.name!r} reads its {config.data.kind} data: there is nothing to render")
     return config.data
 
 

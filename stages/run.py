@@ -11,7 +11,7 @@ from rich.console import Console
 from stages import ablate, ablate_eval, crops, detect, evaluate, evidence, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
-from stages.stage import Context, Stage
+from stages.stage import Context, Stage, draws
 from stages.unit import Task, make_here
 from stages.workers import Workers
 from store.errors import (
@@ -76,7 +76,7 @@ def stages_of(context: Context) -> list[Stage]:
     Crops are for fine-tuning alone, and made where they are asked for (`extract --crops`).
     """
     kind = context.config.data.kind
-    names = [name for name in STAGES if name not in ASIDE and (name != "render" or kind == "rendered")]
+    names = [name for name in STAGES if name not in ASIDE and (name != "render" or draws(context.config.data))]
     if kind == "folder" or context.pattern != "*":  # without annotations there is nothing to train on
         names = [name for name in names if name not in ("train", "eval")]
     return [STAGES[name] for name in names]

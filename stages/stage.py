@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from glpose.data.dataset import VideoRef
 from glpose.data.listing import list_videos
-from glpose.options import RenderedData
+from glpose.options import DataOptions, RenderedData
 from stages.config import PipelineConfig
 from stages.console import Tally
 from store.errors import ConfigError, NotCommitted, StoreError
@@ -64,11 +64,11 @@ class Context:
 
     @cached_property
     def all_videos(self) -> list[VideoRef]:
-        """Every video of the pipeline's data set; for rendered data, those that `render` has written."""
+        """Every video of the pipeline's data set; those that `render` has written, where it draws them."""
         data = self.config.data
-        if isinstance(data, RenderedData):
+        if isinstance(data, RenderedData) and data.root is None:
             return _rendered(self.folder("render"), data)
-        refs = list_videos(data)
+        refs = list_videos(data.files if isinstance(data, RenderedData) else data)
         for ref in refs:
             _check_gap(ref, self.config.extract.k)
         return refs
@@ -188,6 +188,11 @@ def _check_gap(ref: VideoRef, k: int) -> None:
             f"video {ref.name!r}: {start - stop} frames lie between its train and eval split; with extract.k = {k} "
             f"there must be {k} at least (data.train.frames, data.eval.frames)"
         )
+
+
+def draws(data: DataOptions) -> bool:
+    """Whether `render` draws this data."""
+    return isinstance(data, RenderedData) and data.root is None
 
 
 def clip_names(data: RenderedData) -> list[str]:

@@ -494,7 +494,7 @@ def test_rendered_data_before_and_after_render(tmp_path: Path) -> None:
     assert glpose_stage(config, "render")[0] == 0
     shown, ended, faults = run(context(config))
     assert (ended, faults) == ("", [])
-    assert "small: rendered rendered, 3 videos" in shown
+    assert "small: rendered by render, 3 videos" in shown
 
 
 def test_checking_writes_nothing_but_its_file(project: Path) -> None:

@@ -31,10 +31,10 @@ from glpose.models.checkpoints import read_metadata
 from glpose.options import (
     EvalOptions,
     FolderData,
-    GeneratedData,
     JHMDBData,
     PoseTrack17Data,
     PoseTrack18Data,
+    RenderedData,
     SplitOptions,
 )
 from glpose.proposals import propose
@@ -113,7 +113,7 @@ def test_the_joint_set_is_consistent():
 
 def test_the_joints_of_a_pipeline_come_from_its_data():
     assert joint_set(JHMDBData(root=Path("x"))) is JHMDB
-    for data in (PoseTrack17Data(root=Path("x")), PoseTrack18Data(root=Path("x")), GeneratedData()):
+    for data in (PoseTrack17Data(root=Path("x")), PoseTrack18Data(root=Path("x")), RenderedData()):
         assert joint_set(data) is POSETRACK
     with pytest.raises(DataError, match="no annotated joints"):
         joint_set(FolderData())

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from small_pipelines import context, glpose_stage, write_pipeline
 
 from glpose.data.dataset import VideoRef, open_video
 from glpose.data.rendered import Clip, ClipOptions, FrameLabels, write_clip
@@ -18,6 +19,9 @@ from glpose.data.rendered.figure import subdivide
 from glpose.data.rendered.rig import keypoints, make_body, pose, weights
 from glpose.data.rendered.sets import SETS, labels_digest
 from glpose.keypoints import POSETRACK
+from glpose.options import DEMO_CLIPS
+from stages.run import stages_of
+from stages.stage import split_videos
 from store.errors import DataError
 
 SMALL = ClipOptions(height=96, width=128, frames=4, people=(2, 3), occluders=(1, 2), blur_samples=3)
@@ -369,6 +373,31 @@ def test_one_frame_of_some_is_labelled(tmp_path: Path) -> None:
     labelled = {image["id"] for image in data["images"] if image["is_labeled"]}
     assert {annotation["image_id"] for annotation in data["annotations"]} == labelled
     assert all(image["defocus"] >= 0 for image in data["images"])
+
+
+def test_clips_that_ship_are_read_where_they_lie(tmp_path: Path) -> None:
+    config = write_pipeline(tmp_path, {"kind": "rendered", "root": "demo"})
+    own = context(config)
+    assert [stage.name for stage in stages_of(own)] == ["detect", "extract", "index", "train", "eval"]
+    assert {split: len(split_videos(own, split)) for split in ("train", "eval")} == {"train": 8, "eval": 4}
+    for ref in own.videos:
+        video = open_video(ref)
+        assert len(video) == 20 and video.frames.size() == (270, 480)
+        notes = video.annotations
+        assert notes is not None and notes.tags is not None and notes.labelled.all()
+    size = sum(path.stat().st_size for path in DEMO_CLIPS.rglob("*") if path.is_file())
+    assert size < 5e6
+    code, printed = glpose_stage(config, "render")
+    assert code == 2 and "there is nothing to render" in printed
+
+
+def test_a_folder_of_clips_is_read_in_their_place(tmp_path: Path) -> None:
+    for split, clip in (("train", 1), ("eval", 2)):
+        write_clip(tmp_path / "clips", split, f"{clip:06d}_clip", SMALL, 7, clip, mp4=split == "eval")
+    config = write_pipeline(tmp_path, {"kind": "rendered", "root": str(tmp_path / "clips")})
+    code, printed = glpose_stage(config, "detect")
+    assert code == 0 and "in 2 videos; boxes: annotations" in printed
+    assert not (tmp_path / "work" / "render").exists()
 
 
 def test_a_clip_may_be_one_file(tmp_path: Path) -> None:
