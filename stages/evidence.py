@@ -25,7 +25,7 @@ from glpose.retrieval import find_references, make_gallery
 from glpose.scoring import GROUND_TRUTH, PREDICTIONS, score_posetrack
 from glpose.training import train_heads
 from glpose.training_log import Progress
-from stages import evaluate, train
+from stages import train
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, truth_digests
 from stages.stage import Context, Stage, no_lines
@@ -49,8 +49,8 @@ class Splits:
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """What changes the rows: the recipe, what they differ from, and how they are scored."""
-    return {"train": train.parameters(config), "eval": evaluate.parameters(config)}
+    """What changes the rows: the recipe that they share, and how they are scored; heatmaps are decoded by argmax."""
+    return {"train": train.parameters(config), "score": config.eval.score, "joints": config.eval.joints}
 
 
 def units(context: Context, everything: bool) -> list[str]:
@@ -92,9 +92,8 @@ def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
         examples = replace(examples, fixed=_references(examples.split, index))
         test = Split(test.features, _references(test.features, index))
     trained = train_heads(examples, {unit: heads}, config.train, index, report)[unit]
-    poses = predict_poses(trained.model, test.features, test.references, config.eval.score, config.runtime.batch_size)[
-        -1
-    ]
+    batch_size = config.runtime.batch_size
+    (poses,) = predict_poses(trained.model, test.features, test.references, config.eval.score, batch_size)
     videos = evaluated_videos(context, test, {unit: poses})
     with tempfile.TemporaryDirectory(prefix="glpose-") as folder:
         scores = score_posetrack(Path(folder), videos, config.eval.model_copy(update={"submission": False}))

@@ -29,7 +29,7 @@ class Shown(nn.Module):
     def __init__(self, which: str = "key") -> None:
         super().__init__()
         self.options, self.offsets, self.which = HeadOptions(k=1, n=1), (-1, 1), which
-        self.head = nn.Conv2d(1, JOINTS, 1)  # says how many joints there are
+        self.num_joints = JOINTS
 
     def forward(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> Tensor:
         return {"key": key, "local": local[:, 1], "reference": references[:, 0]}[self.which]
