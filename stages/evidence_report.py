@@ -69,8 +69,11 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
 
 
 def _of_training(config: PipelineConfig, tier: str, rows: str, number: int, console: Console) -> PipelineConfig:
-    """The pipeline of one training: its clips, its seed, and with a full tier a backbone of its own."""
-    size, work = TIERS[tier], config.work / tier / f"training{number}"
+    """The pipeline of one training: its clips, its seed, and where `backbones` says so a backbone of its own.
+
+    Work folders lie beside the pipeline's own, which stays free for its other commands.
+    """
+    size, work = TIERS[tier], config.work.with_name(f"{config.work.name}-{tier}-{number}")
     changes: dict[str, Any] = {
         "work": work,
         "data": config.data.model_copy(update={"train_clips": size.train_clips, "eval_clips": size.test_clips}),
@@ -78,7 +81,7 @@ def _of_training(config: PipelineConfig, tier: str, rows: str, number: int, cons
         "evidence": config.evidence.model_copy(update={"rows": rows}),
     }
     if size.backbones and number:
-        path = Path(str(config.work)) / tier / f"backbone{number}.safetensors"
+        path = Path(f"{work}.safetensors")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             recipe = config.pretrain.model_copy(update={"seed": config.pretrain.seed + number})

@@ -134,11 +134,7 @@ def compare(
         commit = commits.get(unit)
         try:
             inputs = stage.inputs(context, unit) if commit or look else ""
-        except (
-            DataError,
-            NotCommitted,
-            CorruptData,
-        ) as error:  # one that failed must not keep others waiting
+        except (DataError, NotCommitted, CorruptData) as error:  # one that failed must not keep others waiting
             broken[unit] = str(error)
             continue
         if commit is not None and commit.inputs == inputs:

@@ -174,11 +174,12 @@ def test_the_command_trains_rows_and_writes_tables(
         assert shown["ci"][0] <= shown["ci"][1]
     assert ("glpose", "random", "ap") not in contrasts  # that row was not asked for
     # what AP says of the whole split is what the rows' own units said
-    unit = context(config, f"work={own.work / 'tiny' / 'training0'}").output("evidence", "glpose")
+    unit = context(config, f"work={own.work}-tiny-0").output("evidence", "glpose")
     clips, found = read_measured(unit)
     assert len(clips) == 2 and found.ap(np.ones(2, int)) <= 100
     line = next(line for line in printed.getvalue().splitlines() if "glpose: AP" in line)
     assert f"AP {found.ap(np.ones(2, int)):.2f}" in line
+    assert not own.work.exists()  # the pipeline's own folder stays free for its other commands
     # nothing is trained twice
     again = io.StringIO()
     evidence(own, "tiny", out, Console(file=again, width=200))
