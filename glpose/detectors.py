@@ -16,7 +16,7 @@ import torchvision
 
 from glpose.detection import Detector
 from glpose.models.cascade_rcnn import PERSON, Detections
-from glpose.models.checkpoints import load_cascade_rcnn, misfits, read_state_dict
+from glpose.models.checkpoints import load_cascade_rcnn, misfits, read_state_dict, resolve_checkpoint
 from glpose.models.hrnet import fold_batch_norm
 from glpose.options import DetectorOptions
 from store.errors import CheckpointError, ConfigError, DataError, GLPoseError
@@ -118,9 +118,10 @@ def detector_identity(source: str, options: DetectorOptions) -> dict[str, Any]:
 
 
 def _checkpoint(options: DetectorOptions) -> Path:
-    if options.checkpoint is None or not options.checkpoint.is_file():
-        raise CheckpointError(f"checkpoint {options.checkpoint} does not exist (detect.detector.checkpoint)")
-    return options.checkpoint
+    try:
+        return resolve_checkpoint(options.checkpoint or "")
+    except CheckpointError as error:
+        raise CheckpointError(f"detect.detector.checkpoint: {error}") from None
 
 
 def _module(name: str) -> ModuleType:

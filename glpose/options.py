@@ -190,8 +190,9 @@ class BoxOptions(Options):
 class DetectorOptions(Options):
     """The detector, and what is kept of its boxes."""
 
-    checkpoint: Path | None = Field(
-        default=None, description="its weights; cascade_rcnn: mmdetection's, or one of train-detector"
+    checkpoint: str | None = Field(
+        default=None,
+        description="its weights: a path, or `demo-detector`; cascade_rcnn: mmdetection's, or of train-detector",
     )
     model: str | None = Field(
         default=None, description="torchvision: fasterrcnn_resnet50_fpn_v2 ...; python: module:function"

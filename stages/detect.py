@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from glpose.box_sources import BoxSource, box_sources
@@ -95,7 +96,7 @@ def boxes_in_words(config: PipelineConfig) -> str:
 
 def _words(boxes: BoxOptions, options: DetectOptions) -> str:
     if boxes.source in DETECTORS:
-        made = options.detector.checkpoint.name if options.detector.checkpoint is not None else options.detector.model
+        made = Path(options.detector.checkpoint).name if options.detector.checkpoint else options.detector.model
         return f"{boxes.source} {made}"
     return "annotations" if boxes.file is None else f"file {boxes.file.name}"
 

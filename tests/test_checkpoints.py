@@ -272,7 +272,7 @@ def test_a_saved_web_page_is_not_a_checkpoint(tmp_path: Path) -> None:
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     absent = tmp_path / "absent.pth"
-    assert message(absent) == f"checkpoint {absent} does not exist; shipped checkpoints are: demo"
+    assert message(absent) == f"checkpoint {absent} does not exist; shipped checkpoints are: {', '.join(SHIPPED)}"
     assert "is a folder" in message(tmp_path)
 
 

@@ -173,7 +173,11 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", ("one",))
     settings = ["--set", "detect.eval.source=cascade_rcnn", "--set", "detect.detector.checkpoint=gone.pth"]
     code, printed = glpose_stage(pipeline(tmp_path), "detect", *settings)
-    assert (code, printed) == (1, "error: checkpoint gone.pth does not exist (detect.detector.checkpoint)\n")
+    message = (
+        "error: detect.detector.checkpoint: checkpoint gone.pth does not exist; "
+        "shipped checkpoints are: demo, demo-detector, demo-heads\n"
+    )
+    assert (code, printed) == (1, message)
 
 
 # ----------------------------------------------------------------------------------------------------- train-detector

@@ -216,15 +216,15 @@ def test_every_source_has_its_maker() -> None:
 def test_cascade_rcnn_as_configured(tmp_path: Path) -> None:
     path = weights(tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    plain, name = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=path), CPU)
+    plain, name = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=str(path)), CPU)
     model = load_cascade_rcnn(path)
     assert model.size == (96, 64)  # as it was trained
     np.testing.assert_allclose(plain([image])[0]["boxes"], model.detect([image])[0]["boxes"], atol=1e-2)
     assert name.startswith("resnet18_half:") and len(name.split(":")[1]) == 12
     model.size = (192, 128)
-    larger, _ = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=path, size=(192, 128)), CPU)
+    larger, _ = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=str(path), size=(192, 128)), CPU)
     np.testing.assert_allclose(larger([image])[0]["boxes"], model.detect([image])[0]["boxes"], atol=1e-2)
-    tight, _ = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=path, nms=0.1), CPU)
+    tight, _ = DETECTORS["cascade_rcnn"](DetectorOptions(checkpoint=str(path), nms=0.1), CPU)
     assert 0 < len(tight([image])[0]["boxes"]) < len(plain([image])[0]["boxes"])
     assert load_cascade_rcnn(weights(tmp_path, size=None)).size == (1333, 800)
 
@@ -239,7 +239,8 @@ def test_the_cap_over_all_classes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "five.safetensors", model.state_dict(), {"size": "[384, 256]"})
     image = np.random.default_rng(0).integers(0, 256, (256, 384, 3), dtype=np.uint8)
     options = {
-        cap: DetectorOptions(checkpoint=tmp_path / "five.safetensors", cap_all_classes=cap) for cap in (True, False)
+        cap: DetectorOptions(checkpoint=str(tmp_path / "five.safetensors"), cap_all_classes=cap)
+        for cap in (True, False)
     }
     capped, every = (DETECTORS["cascade_rcnn"](options[cap], CPU)[0]([image])[0] for cap in (True, False))
     assert len(capped["scores"]) == 100 > (capped["labels"] == 0).sum()
@@ -250,9 +251,11 @@ def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
     for source, model in (("cascade_rcnn", None), ("torchvision", "ssdlite320_mobilenet_v3_large")):
         with pytest.raises(CheckpointError, match=r"other\.pth (holds no R-CNN|does not fit torchvision's ssdlite)"):
-            DETECTORS[source](DetectorOptions(checkpoint=tmp_path / "other.pth", model=model), CPU)
-        with pytest.raises(CheckpointError, match=r"gone\.pth does not exist \(detect\.detector\.checkpoint\)"):
-            DETECTORS[source](DetectorOptions(checkpoint=tmp_path / "gone.pth", model=model), CPU)
+            DETECTORS[source](DetectorOptions(checkpoint=str(tmp_path / "other.pth"), model=model), CPU)
+        with pytest.raises(
+            CheckpointError, match=r"^detect\.detector\.checkpoint: checkpoint gone\.pth does not exist"
+        ):
+            DETECTORS[source](DetectorOptions(checkpoint=str(tmp_path / "gone.pth"), model=model), CPU)
 
 
 def test_a_torchvision_detector(tmp_path: Path) -> None:
@@ -261,7 +264,7 @@ def test_a_torchvision_detector(tmp_path: Path) -> None:
     net = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
     torch.save(net.state_dict(), tmp_path / "ssd.pth")
     image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
-    options = DetectorOptions(checkpoint=tmp_path / "ssd.pth", model=name)
+    options = DetectorOptions(checkpoint=str(tmp_path / "ssd.pth"), model=name)
     detector, source = DETECTORS["torchvision"](options, CPU)
     (own,) = detector([image])
     with torch.inference_mode():

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from glpose.models.cascade_rcnn import CascadeRCNN
 
 # Weights that come with the package: name -> path inside it.
-SHIPPED = {"demo": "weights/hrnet_demo.safetensors"}
+SHIPPED = {
+    "demo": "weights/hrnet_demo.safetensors",
+    "demo-detector": "weights/cascade_rcnn_demo.safetensors",
+    "demo-heads": "weights/heads_demo.safetensors",
+}
 PACKAGE = Path(__file__).parent.parent
 
 HEADS_METADATA = ("heads", "channels", "offsets", "joints", "num_joints", "backbone", "space")
