@@ -14,8 +14,8 @@ from glpose.detector_training import held_out_ap, new_detector
 from glpose.detector_training import train_detector as train
 from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
+from glpose.runtime import choose_device
 from stages.console import say
-from stages.runtime import choose_device
 from stages.stage import Context
 from store.errors import StoreError
 

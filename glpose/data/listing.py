@@ -140,14 +140,15 @@ def _video_paths(data: FolderData) -> list[Path]:
             raise DataError("data.files names a video twice")
         return paths
     listed = [path for path in data.root.iterdir() if not is_hidden(path)]
-    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
+    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or holds_images(path))
     if not paths:
         kinds = ", ".join(sorted(VIDEO_SUFFIXES))
         raise DataError(f"{data.root} holds no videos: neither files ({kinds}) nor folders of images")
     return paths
 
 
-def _holds_images(path: Path) -> bool:
+def holds_images(path: Path) -> bool:
+    """Whether a path is a folder of images, and so a video."""
     return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p) for p in path.iterdir())
 
 

@@ -1,0 +1,317 @@
+"""Poses of one video of one's own: boxes, features, references and heads, by networks that are loaded once.
+
+Frames are read as they are needed and features lie in a folder, so that memory does not grow with the video.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from glpose.box_sources import box_sources
+from glpose.data.dataset import Video, VideoRef
+from glpose.data.listing import holds_images, list_videos
+from glpose.data.predictions import coco_scores
+from glpose.data.resident import map_bytes
+from glpose.data.video import FrameSource, frame_rate, open_frames
+from glpose.detectors import detector_identity
+from glpose.extraction import extract_video, feature_schema, load_backbone, store_features
+from glpose.keypoints import JointSet
+from glpose.models.checkpoints import load_heads, resolve_checkpoint
+from glpose.options import (
+    BoxOptions,
+    DetectOptions,
+    DetectorOptions,
+    EvalOptions,
+    FolderData,
+    IndexOptions,
+    PredictOptions,
+    RuntimeOptions,
+    index_problem,
+)
+from glpose.proposals import propose
+from glpose.references import References
+from glpose.retrieval import find_references, make_gallery
+from glpose.runtime import choose_device
+from glpose.streaming import stream_poses
+from glpose.tracking import assign_tracks
+from glpose.trained_on import read_trained_on
+from glpose.views import box_affines
+from store.atomic import parse_json, replacing_folder, write_json
+from store.errors import CheckpointError, DataError, DiskFull
+from store.features import VideoFeatures
+from store.folder import as_unit_name
+from store.record import file_digest, fingerprint
+from store.tables import BOX, read_table, write_table
+
+VERSION = 1  # bump when the poses that are found change
+IMAGES_RATE = 25.0  # frames per second of a folder of images
+WAIT = 1.0  # seconds for which somebody who is not seen keeps the number
+
+Report = Callable[[str, int, int], None]  # what is being made, how many of it are done, of how many
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Poses of P boxes of people in F frames of one video.
+
+    frames: (F,) rising numbers of the frames that were looked at. rate: frames per second of the video, read or
+    assumed. table: P rows in frame order: video, frame, person (-1: nobody, or 0, 1, 2 ... over the whole video), x1,
+    y1, x2, y2 (frame px), score (of the box). poses: (P, J, 3) x, y in frame px, score. scores: (P,) of the poses.
+    unreadable: frames that could not be read, with the reason. notes: what else there is to tell, a line each. seconds:
+    what took how long.
+    """
+
+    name: str
+    source: FrameSource
+    frames: np.ndarray
+    rate: float
+    table: pd.DataFrame
+    poses: np.ndarray
+    scores: np.ndarray
+    joints: JointSet
+    unreadable: dict[int, str]
+    notes: list[str]
+    seconds: dict[str, float]
+
+    @property
+    def people(self) -> int:
+        """How many people there are, each counted once."""
+        return len(np.unique(self.table["person"].to_numpy()))
+
+
+@dataclass
+class Predictor:
+    """The networks, loaded, and what is done with them. CheckpointError, DataError where they do not go together."""
+
+    options: PredictOptions
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        options, device = self.options, choose_device(self.runtime)
+        heads = _weights("heads", options.heads)
+        trained = read_trained_on(heads)
+        self.joints, self.index = trained.joints, _index_of_one_video(trained.index, options.heads)
+        used = {"checkpoint": str(_weights("backbone", options.backbone)), "k": trained.heads.k}
+        self.extract = trained.extract.model_copy(update=used)
+        self.backbone = load_backbone(self.extract, device)
+        try:
+            self.model = load_heads(heads, space=self.backbone.space).to(device)
+        except CheckpointError as error:
+            raise CheckpointError(f"heads {options.heads} and backbone {options.backbone}: {error}") from None
+        if problem := index_problem(trained.heads, self.index):
+            raise CheckpointError(f"heads {options.heads}: {problem}")
+        self._heads = file_digest(heads)
+        if options.boxes is not None:
+            boxes, detector = BoxOptions(source="file", file=options.boxes), None
+        else:
+            boxes, detector = BoxOptions(source="cascade_rcnn"), str(_weights("detector", options.detector))
+        self.detect = DetectOptions(
+            eval=boxes, detector=DetectorOptions(checkpoint=detector), min_score=options.min_score
+        )
+        self._source = box_sources(self.detect, device, self.runtime.frames)["eval"]
+
+    def open(self, ref: VideoRef) -> Video:
+        """A video, the frames to look at being those of its split "eval". DataError where there are none."""
+        source, options = open_frames(ref.name, ref.path), self.options
+        count = len(source.names)
+        if options.start >= count:
+            raise DataError(f"video {ref.name!r} has {count} frames: it cannot begin at frame {options.start}")
+        split = np.full(count, "", dtype="<U5")
+        split[options.start : options.end : options.every] = "eval"
+        return Video(ref.name, source, None, split)
+
+    def record(self, video: Video) -> dict[str, Any]:
+        """All that a video's poses depend on, as plain data."""
+        drawing = {"video", "show_boxes"}
+        return {
+            "version": VERSION,
+            "options": self.options.model_dump(mode="json", exclude=drawing),
+            "boxes": self._boxes_from,
+            "heads": self._heads,
+            "space": self.backbone.space,
+            "frames": [video.name, video.frames.fingerprint(), len(video)],
+        }
+
+    def predict(self, video: Video, work: Path, report: Report) -> Prediction:
+        """Poses in the frames of an opened video. work: folder for features; what it has already is not made again.
+
+        DataError where the video cannot be used, DiskFull where the features would have no room.
+        """
+        seconds: dict[str, float] = {}
+        frames = np.flatnonzero(video.split == "eval")
+        with timed(seconds, "boxes"):
+            folder = self._boxes(video, frames, work, report)
+            table = read_table(folder, "proposals")
+            told = parse_json(folder, (folder / "told.json").read_text())
+        notes, unreadable = list(told["notes"]), {frame: reason for frame, reason in told["unreadable"]}
+        if table.empty and self.options.boxes is not None:
+            notes.append(f"{self.options.boxes} has no boxes for it: they go by names as {video.frames.names[0]!r}")
+        with timed(seconds, "features"):
+            features = self._features(video, table, unreadable, folder, report) if len(table) else None
+        poses = np.zeros((len(table), len(self.joints), 3))
+        with timed(seconds, "heads"):
+            if features is not None:
+                found = self._references(table, features)
+                if self.model.options.n and (lacking := int((found.rows < 0).any(axis=1).sum())):
+                    few = f"fewer than {self.model.options.n} references"
+                    notes.append(f"{lacking} of {len(table)} people have {few}, for the video shows too few")
+                score = EvalOptions().score
+                size = self.runtime.batch_size
+                for rows, own in stream_poses(self.model, features, table, found, self.extract, score, size):
+                    poses[rows] = own
+                    report("heads", int(rows[-1]) + 1, len(table))
+        rate = frame_rate(video.frames) or IMAGES_RATE
+        boxes = table[BOX].to_numpy()
+        table["person"] = assign_tracks(table["frame"].to_numpy(), boxes, round(WAIT * rate))
+        return Prediction(
+            name=video.name,
+            source=video.frames,
+            frames=frames,
+            rate=rate,
+            table=table.filter(["video", "frame", "person", *BOX, "score"]),
+            poses=poses,
+            scores=coco_scores(poses[..., 2], table["score"].to_numpy()),
+            joints=self.joints,
+            unreadable=unreadable,
+            notes=notes,
+            seconds=seconds,
+        )
+
+    @cached_property
+    def _boxes_from(self) -> dict[str, Any]:
+        """What the boxes depend on beside the frames."""
+        if self.options.boxes is not None:
+            return {"file": file_digest(self.options.boxes), "min_score": self.options.min_score}
+        return {**detector_identity("cascade_rcnn", self.detect.detector), "min_score": self.options.min_score}
+
+    def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> Path:
+        """The folder of the video's proposals, made if it is not there."""
+        key = fingerprint([VERSION, self._boxes_from, video.frames.fingerprint(), frames.tolist()])
+        folder = work / video.name / f"boxes-{key[:16]}"
+        if not folder.exists():
+            counted = Counted(video.frames, lambda done: report("boxes", done, len(frames)))
+            watched = Video(video.name, counted, None, video.split)
+            found = propose(watched, {"eval": self._source}, self.detect.min_score)
+            notes = [*found.notes, *(f"{count} boxes {why} left out" for why, count in found.left_out.items())]
+            if len(counted.sizes) > 1:
+                notes.append(f"its frames have {len(counted.sizes)} sizes; the overlay has the first's")
+            with replacing_folder(folder) as temporary:
+                write_table(temporary, "proposals", found.table)
+                unreadable = [[frame, reason] for frame, reason in found.unreadable.items()]
+                write_json(temporary / "told.json", {"notes": notes, "unreadable": unreadable})
+        return folder
+
+    def _features(
+        self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: Path, report: Report
+    ) -> VideoFeatures:
+        """The features of the proposals in a folder of boxes, below it, made if they are not there."""
+        options = self.extract
+        key = fingerprint([self.backbone.space, options.model_dump(mode="json", exclude={"checkpoint"})])
+        folder = boxes / f"features-{key[:16]}"
+        if not folder.exists():
+            schema = feature_schema(options, self.backbone)
+            needed, free = len(table) * (1 + 2 * options.k) * map_bytes(schema), shutil.disk_usage(boxes).free
+            if needed > free:
+                raise DiskFull(
+                    f"the features of {len(table)} people of {video.name!r} take {needed / 1e9:.1f} GB, {boxes} has "
+                    f"{free / 1e9:.1f} GB free: give another folder with --work, or fewer frames with --every, --end"
+                )
+            affines = box_affines(table[BOX].to_numpy(), options.crop_size, options.crop_scale)[:, None]
+            maps = extract_video(
+                video.name, video.frames, table["frame"].to_numpy(), table[BOX].to_numpy(), self.backbone, options,
+                self.runtime.batch_size, list(unreadable), affines,
+            )  # fmt: skip
+            with replacing_folder(folder) as temporary:
+                for proposal in store_features(temporary, video.name, schema, affines, maps):
+                    report("features", proposal + 1, len(table))
+        return VideoFeatures(folder, video.name, {})
+
+    def _references(self, table: pd.DataFrame, features: VideoFeatures) -> References:
+        """The references that the heads see of each proposal, as rows of the table."""
+        gallery = make_gallery(table, features.embedding[:, 0], self.index)
+        found = find_references(gallery, features.video, self.index, self.model.options.n)
+        return References(found.rows, found.similarity)
+
+
+@dataclass
+class Counted:
+    """Frames of which it is told how many have been read. sizes: how many have which height and width."""
+
+    source: FrameSource
+    tell: Callable[[int], None]
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def names(self) -> list[str]:
+        return self.source.names
+
+    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        for done, (frame, image) in enumerate(self.source.read(wanted, unreadable), 1):
+            self.sizes[(image.shape[0], image.shape[1])] += 1
+            yield frame, image
+            self.tell(done)
+
+    def size(self) -> tuple[int, int]:
+        return self.source.size()
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def find_videos(paths: Sequence[str | Path]) -> list[VideoRef]:
+    """The videos that paths mean: video files, folders of images, and folders of such. DataError where one is none.
+
+    They are called as their files or folders are, with "_" for what no folder's name may hold.
+    """
+    found: dict[str, VideoRef] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"video {path} does not exist")
+        inside = path.is_dir() and not holds_images(path)
+        for ref in list_videos(FolderData(root=path)) if inside else [_video(path)]:
+            if (other := found.get(ref.name)) is not None:
+                same = "is named twice" if other.path == ref.path else f"and {other.path} have one name: rename one"
+                raise DataError(f"video {ref.path} {same}")
+            found[ref.name] = ref
+    return list(found.values())
+
+
+def _video(path: Path) -> VideoRef:
+    whole = path.resolve()  # a folder may be given as "."
+    name = as_unit_name(whole.name if path.is_dir() else whole.stem)
+    return VideoRef(name, "file", path, path.parent, {"eval": (0, None)})
+
+
+def _weights(what: str, name: str) -> Path:
+    try:
+        return resolve_checkpoint(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{what}: {error}") from None
+
+
+def _index_of_one_video(index: IndexOptions, heads: str) -> IndexOptions:
+    """The heads' own options of references, of one video's people. CheckpointError for controls that need more."""
+    if index.select in ("oracle", "other_video"):
+        raise CheckpointError(
+            f"heads {heads} were trained with index.select {index.select}, a control that a video alone cannot give"
+        )
+    return index.model_copy(update={"scope": "video"})
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note what a block takes."""
+    began = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - began
