@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -72,31 +71,37 @@ def draw_people(
 def _blended_line(
     out: np.ndarray, a: np.ndarray, b: np.ndarray, colour: tuple[int, int, int], width: int, opacity: float
 ) -> None:
-    with _blended(out, np.stack([a, b]), width, opacity) as (part, at):
+    def draw(part: np.ndarray, at: np.ndarray) -> None:
         cv2.line(part, _pixel(a - at), _pixel(b - at), colour, width, cv2.LINE_AA)
+
+    _blended(out, np.stack([a, b]), width, opacity, draw)
 
 
 def _blended_dot(
     out: np.ndarray, point: np.ndarray, colour: tuple[int, int, int], scale: float, opacity: float
 ) -> None:
     radius = round(scale * (1.5 + 2.5 * opacity))
-    with _blended(out, point[None], radius + 2, opacity) as (part, at):
+
+    def draw(part: np.ndarray, at: np.ndarray) -> None:
         cv2.circle(part, _pixel(point - at), radius, colour, -1, cv2.LINE_AA)
         cv2.circle(part, _pixel(point - at), radius, (255, 255, 255), max(1, round(scale / 2)), cv2.LINE_AA)
 
+    _blended(out, point[None], radius + 2, opacity, draw)
 
-@contextmanager
+
 def _blended(
-    out: np.ndarray, points: np.ndarray, margin: int, opacity: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A copy of the part around points (n, 2 or 3), and its corner (3,) x, y, 0; blended in when the block ends."""
-    low = np.clip(np.floor(points[:, :2].min(axis=0)).astype(int) - margin, 0, [out.shape[1], out.shape[0]])
-    high = np.clip(np.ceil(points[:, :2].max(axis=0)).astype(int) + margin + 1, low, [out.shape[1], out.shape[0]])
+    out: np.ndarray, points: np.ndarray, margin: int, opacity: float, draw: Callable[[np.ndarray, np.ndarray], None]
+) -> None:
+    """Draw on a copy of the part around points (n, 3) and blend it in. draw: takes the part and its corner (3,)."""
+    size = out.shape[1], out.shape[0]
+    low = np.clip(np.floor(points[:, :2].min(axis=0)).astype(int) - margin, 0, size)
+    high = np.clip(np.ceil(points[:, :2].max(axis=0)).astype(int) + margin + 1, 0, size)
+    if (high <= low).any():  # outside of the frame
+        return
     place = out[low[1] : high[1], low[0] : high[0]]
     part = place.copy()
-    yield part, np.array([*low, 0])
-    if part.size:
-        cv2.addWeighted(part, opacity, place, 1 - opacity, 0, dst=place)
+    draw(part, np.array([*low, 0]))
+    cv2.addWeighted(part, opacity, place, 1 - opacity, 0, dst=place)
 
 
 def _named_box(out: np.ndarray, box: np.ndarray, name: str, colour: tuple[int, int, int], scale: float) -> None:

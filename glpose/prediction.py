@@ -16,8 +16,10 @@ from glpose.options import PredictOptions, RuntimeOptions
 from glpose.prediction_files import RECORD, pose_table, read_pose_table, write_files
 from glpose.predictor import Prediction, Predictor, Report, find_videos, timed
 from store.atomic import parse_json, replacing_folder, write_json
-from store.errors import ConfigError, DataError
+from store.errors import ConfigError, DataError, StoreError
 from store.record import fingerprint
+
+OWNED = "predict.json"  # marks a folder that --work names
 
 
 def predict_options(given: Mapping[str, Any]) -> PredictOptions:
@@ -107,12 +109,21 @@ def _made_from(folder: Path) -> str | None:
 def _working_folder(work: Path | None, out: Path | None) -> Iterator[Path]:
     """The folder for features: the one given, which is kept, or a temporary one, in `out` where there is one."""
     if work is not None:
+        _claim(work)
         yield work
         return
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".features-", dir=out) as folder:
         yield Path(folder)
+
+
+def _claim(work: Path) -> None:
+    """Mark a folder as one of features of predict. StoreError where it holds anything else."""
+    if not (work / OWNED).is_file():
+        if work.is_dir() and any(work.iterdir()):
+            raise StoreError(f"{work} is not empty and holds no features of predict: give another folder with --work")
+        write_json(work / OWNED, {"format": 1})
 
 
 def _unheard(what: str, done: int, total: int) -> None:

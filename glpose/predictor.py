@@ -47,11 +47,10 @@ from glpose.streaming import stream_poses
 from glpose.tracking import assign_tracks
 from glpose.trained_on import read_trained_on
 from glpose.views import box_affines
-from store.atomic import parse_json, replacing_folder, write_json
 from store.errors import CheckpointError, DataError, DiskFull
 from store.features import VideoFeatures
-from store.folder import as_unit_name
-from store.record import file_digest, fingerprint
+from store.folder import Attempt, Commit, StageFolder, as_unit_name
+from store.record import Record, file_digest, fingerprint, make_record
 from store.tables import BOX, read_table, write_table
 
 VERSION = 1  # bump when the poses that are found change
@@ -151,14 +150,14 @@ class Predictor:
         seconds: dict[str, float] = {}
         frames = np.flatnonzero(video.split == "eval")
         with timed(seconds, "boxes"):
-            folder = self._boxes(video, frames, work, report)
-            table = read_table(folder, "proposals")
-            told = parse_json(folder, (folder / "told.json").read_text())
-        notes, unreadable = list(told["notes"]), {frame: reason for frame, reason in told["unreadable"]}
+            boxes = self._boxes(video, frames, work, report)
+            table = read_table(boxes.folder, "proposals")
+        notes = list(boxes.commit.meta["notes"])
+        unreadable = {frame: reason for frame, reason in boxes.commit.meta["unreadable"]}
         if table.empty and self.options.boxes is not None:
             notes.append(f"{self.options.boxes} has no boxes for it: they go by names as {video.frames.names[0]!r}")
         with timed(seconds, "features"):
-            features = self._features(video, table, unreadable, folder, report) if len(table) else None
+            features = self._features(video, table, unreadable, boxes, work, report) if len(table) else None
         poses = np.zeros((len(table), len(self.joints), 3))
         with timed(seconds, "heads"):
             if features is not None:
@@ -172,8 +171,7 @@ class Predictor:
                     poses[rows] = own
                     report("heads", int(rows[-1]) + 1, len(table))
         rate = frame_rate(video.frames) or IMAGES_RATE
-        boxes = table[BOX].to_numpy()
-        table["person"] = assign_tracks(table["frame"].to_numpy(), boxes, round(WAIT * rate))
+        table["person"] = assign_tracks(table["frame"].to_numpy(), table[BOX].to_numpy(), round(WAIT * rate))
         return Prediction(
             name=video.name,
             source=video.frames,
@@ -195,53 +193,82 @@ class Predictor:
             return {"file": file_digest(self.options.boxes), "min_score": self.options.min_score}
         return {**detector_identity("cascade_rcnn", self.detect.detector), "min_score": self.options.min_score}
 
-    def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> Path:
-        """The folder of the video's proposals, made if it is not there."""
-        key = fingerprint([VERSION, self._boxes_from, video.frames.fingerprint(), frames.tolist()])
-        folder = work / video.name / f"boxes-{key[:16]}"
-        if not folder.exists():
+    def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> Made:
+        """The video's proposals."""
+
+        def make(attempt: Attempt) -> None:
             counted = Counted(video.frames, lambda done: report("boxes", done, len(frames)))
             watched = Video(video.name, counted, None, video.split)
             found = propose(watched, {"eval": self._source}, self.detect.min_score)
             notes = [*found.notes, *(f"{count} boxes {why} left out" for why, count in found.left_out.items())]
             if len(counted.sizes) > 1:
                 notes.append(f"its frames have {len(counted.sizes)} sizes; the overlay has the first's")
-            with replacing_folder(folder) as temporary:
-                write_table(temporary, "proposals", found.table)
-                unreadable = [[frame, reason] for frame, reason in found.unreadable.items()]
-                write_json(temporary / "told.json", {"notes": notes, "unreadable": unreadable})
-        return folder
+            write_table(attempt.path, "proposals", found.table)
+            attempt.meta = {"notes": notes, "unreadable": [list(own) for own in found.unreadable.items()]}
+
+        inputs = fingerprint([video.frames.fingerprint(), frames.tolist()])
+        return _made(StageFolder(work / "detect"), self._records["detect"], video.name, inputs, make)
 
     def _features(
-        self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: Path, report: Report
+        self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: Made, work: Path, report: Report
     ) -> VideoFeatures:
-        """The features of the proposals in a folder of boxes, below it, made if they are not there."""
-        options = self.extract
-        key = fingerprint([self.backbone.space, options.model_dump(mode="json", exclude={"checkpoint"})])
-        folder = boxes / f"features-{key[:16]}"
-        if not folder.exists():
-            schema = feature_schema(options, self.backbone)
-            needed, free = len(table) * (1 + 2 * options.k) * map_bytes(schema), shutil.disk_usage(boxes).free
+        """The features of the video's proposals."""
+        options, schema = self.extract, feature_schema(self.extract, self.backbone)
+        affines = box_affines(table[BOX].to_numpy(), options.crop_size, options.crop_scale)[:, None]
+
+        def make(attempt: Attempt) -> None:
+            needed, free = len(table) * (1 + 2 * options.k) * map_bytes(schema), shutil.disk_usage(work).free
             if needed > free:
                 raise DiskFull(
-                    f"the features of {len(table)} people of {video.name!r} take {needed / 1e9:.1f} GB, {boxes} has "
+                    f"the features of {len(table)} people of {video.name!r} take {needed / 1e9:.1f} GB, {work} has "
                     f"{free / 1e9:.1f} GB free: give another folder with --work, or fewer frames with --every, --end"
                 )
-            affines = box_affines(table[BOX].to_numpy(), options.crop_size, options.crop_scale)[:, None]
             maps = extract_video(
                 video.name, video.frames, table["frame"].to_numpy(), table[BOX].to_numpy(), self.backbone, options,
                 self.runtime.batch_size, list(unreadable), affines,
             )  # fmt: skip
-            with replacing_folder(folder) as temporary:
-                for proposal in store_features(temporary, video.name, schema, affines, maps):
-                    report("features", proposal + 1, len(table))
-        return VideoFeatures(folder, video.name, {})
+            for proposal in store_features(attempt.path, video.name, schema, affines, maps):
+                report("features", proposal + 1, len(table))
+            write_table(attempt.path, "proposals", table)
+            attempt.meta = {"proposals": len(table), "space": self.backbone.space, "backbone": self.backbone.name}
+
+        stage = StageFolder(work / "extract")
+        made = _made(stage, self._records["extract"], video.name, boxes.commit.digest, make)
+        return VideoFeatures(made.folder, video.name, made.commit.files)
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        """What boxes and features depend on, beside the videos."""
+        extract = {**self.extract.model_dump(mode="json", exclude={"checkpoint"}), "space": self.backbone.space}
+        detected = make_record("detect", VERSION, self._boxes_from, {})
+        return {"detect": detected, "extract": make_record("extract", VERSION, extract, {"detect": detected})}
 
     def _references(self, table: pd.DataFrame, features: VideoFeatures) -> References:
         """The references that the heads see of each proposal, as rows of the table."""
         gallery = make_gallery(table, features.embedding[:, 0], self.index)
         found = find_references(gallery, features.video, self.index, self.model.options.n)
         return References(found.rows, found.similarity)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished unit and its folder."""
+
+    commit: Commit
+    folder: Path
+
+
+def _made(stage: StageFolder, record: Record, unit: str, inputs: str, make: Callable[[Attempt], None]) -> Made:
+    """A unit of a stage, made if it is not there, or is of other inputs; the record is in force from then on."""
+    stage.begin(record)
+    commit = stage.commit_of(record, unit) if stage.is_finished(record, unit) else None
+    if commit is None or commit.inputs != inputs:
+        with stage.writing(record, unit, inputs, replace=commit) as attempt:
+            make(attempt)
+        commit = stage.commit_of(record, unit)
+    if (in_force := stage.record_in_force()) is not None and in_force != record:
+        stage.put_in_force(record, expected=in_force)
+    return Made(commit, Path(str(stage.attempt_path(commit))))
 
 
 @dataclass
