@@ -478,7 +478,9 @@ class PredictOptions(Options):
 
     heads: str = Field(default="demo-heads", description="trained heads: a path, or `demo-heads`, which ship")
     backbone: str = Field(default="demo", description="HRNet whose features the heads read: a path, or `demo`")
-    detector: str = Field(default="demo-detector", description="Cascade R-CNN weights: a path, or `demo-detector`")
+    detector: str = Field(
+        default="demo-detector", description="Cascade R-CNN: a path, or `demo-detector`; or FILE.py:FUNCTION"
+    )
     boxes: Path | None = Field(default=None, description="COCO results JSON to take boxes from, in place of a detector")
     min_score: float = Field(default=DetectOptions().min_score, ge=0, le=1, description="boxes below it are dropped")
     start: int = Field(default=0, ge=0, description="first frame, from 0")

@@ -78,11 +78,12 @@ def predict_into(
         prediction = predictor.predict(video, features, report)
         with timed(prediction.seconds, "files"), replacing_folder(folder) as temporary:
             write_files(temporary, prediction, report, video=options.video, boxes=options.show_boxes)
-            write_json(temporary / RECORD, _described(prediction, record))
+            write_json(temporary / RECORD, _described(prediction, options, record))
     return prediction
 
 
-def _described(prediction: Prediction, record: Mapping[str, Any]) -> dict[str, Any]:
+def _described(prediction: Prediction, options: PredictOptions, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a video's folder says of itself."""
     return {
         "frames": len(prediction.frames),
         "people": prediction.people,
@@ -91,8 +92,8 @@ def _described(prediction: Prediction, record: Mapping[str, Any]) -> dict[str, A
         "joints": list(prediction.joints.joints),
         "unreadable": sorted(prediction.unreadable),
         "notes": prediction.notes,
+        "options": options.model_dump(mode="json"),
         "made_from": fingerprint(record),
-        "record": record,
     }
 
 

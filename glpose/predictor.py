@@ -111,13 +111,7 @@ class Predictor:
         if problem := index_problem(trained.heads, self.index):
             raise CheckpointError(f"heads {options.heads}: {problem}")
         self._heads = file_digest(heads)
-        if options.boxes is not None:
-            boxes, detector = BoxOptions(source="file", file=options.boxes), None
-        else:
-            boxes, detector = BoxOptions(source="cascade_rcnn"), str(_weights("detector", options.detector))
-        self.detect = DetectOptions(
-            eval=boxes, detector=DetectorOptions(checkpoint=detector), min_score=options.min_score
-        )
+        self.detect = _boxes_options(options)
         self._source = box_sources(self.detect, device, self.runtime.frames)["eval"]
 
     def open(self, ref: VideoRef) -> Video:
@@ -131,15 +125,12 @@ class Predictor:
         return Video(ref.name, source, None, split)
 
     def record(self, video: Video) -> dict[str, Any]:
-        """All that a video's poses depend on, as plain data."""
-        drawing = {"video", "show_boxes"}
+        """All that a video's poses depend on, as plain data; files by their contents."""
+        looked_at = np.flatnonzero(video.split == "eval")
         return {
-            "version": VERSION,
-            "options": self.options.model_dump(mode="json", exclude=drawing),
-            "boxes": self._boxes_from,
+            **self._records["extract"],
             "heads": self._heads,
-            "space": self.backbone.space,
-            "frames": [video.name, video.frames.fingerprint(), len(video)],
+            "video": [video.name, video.frames.fingerprint(), fingerprint(looked_at.tolist())],
         }
 
     def predict(self, video: Video, work: Path, report: Report) -> Prediction:
@@ -189,9 +180,11 @@ class Predictor:
     @cached_property
     def _boxes_from(self) -> dict[str, Any]:
         """What the boxes depend on beside the frames."""
+        source = self.detect.eval.source
+        made = {"min_score": self.detect.min_score, "source": source}
         if self.options.boxes is not None:
-            return {"file": file_digest(self.options.boxes), "min_score": self.options.min_score}
-        return {**detector_identity("cascade_rcnn", self.detect.detector), "min_score": self.options.min_score}
+            return {**made, "file": file_digest(self.options.boxes)}
+        return {**made, "detector": detector_identity(source, self.detect.detector)}
 
     def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> Made:
         """The video's proposals."""
@@ -325,6 +318,21 @@ def _weights(what: str, name: str) -> Path:
         return resolve_checkpoint(name)
     except CheckpointError as error:
         raise CheckpointError(f"{what}: {error}") from None
+
+
+def _boxes_options(options: PredictOptions) -> DetectOptions:
+    """Where boxes come from. DataError, CheckpointError where the file is not there."""
+    least = options.min_score
+    if options.boxes is not None:
+        if not options.boxes.is_file():
+            raise DataError(f"box file {options.boxes} does not exist")
+        return DetectOptions(eval=BoxOptions(source="file", file=options.boxes), min_score=least)
+    file, colon, function = options.detector.rpartition(":")
+    if file and colon and function.isidentifier():  # a function of the user's own
+        own = DetectorOptions(model=options.detector)
+        return DetectOptions(eval=BoxOptions(source="python"), detector=own, min_score=least)
+    own = DetectorOptions(checkpoint=str(_weights("detector", options.detector)))
+    return DetectOptions(eval=BoxOptions(source="cascade_rcnn"), detector=own, min_score=least)
 
 
 def _index_of_one_video(index: IndexOptions, heads: str) -> IndexOptions:

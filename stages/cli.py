@@ -272,7 +272,10 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(metavar="FILE", help="HRNet that the heads were trained with; default demo.")
     ] = None,
-    detector: Annotated[str | None, typer.Option(metavar="FILE", help="Cascade R-CNN; default demo-detector.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Cascade R-CNN, or FILE.py:FUNCTION; default demo-detector, which ships."),
+    ] = None,
     boxes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="COCO results JSON to take boxes from, without a detector.")
     ] = None,
