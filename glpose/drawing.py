@@ -106,7 +106,7 @@ def _blended(
 
 def _named_box(out: np.ndarray, box: np.ndarray, name: str, colour: tuple[int, int, int], scale: float) -> None:
     x1, y1, x2, y2 = (round(float(value)) for value in box)
-    cv2.rectangle(out, (x1, y1), (x2, y2), colour, max(1, round(scale)), cv2.LINE_AA)
+    cv2.rectangle(out, (x1, y1), (x2, y2), colour, max(1, round(scale)))
     size, thickness = 0.5 * scale, max(1, round(scale))
     (width, height), below = cv2.getTextSize(name, LABEL, size, thickness)
     top = max(y1 - height - below - 2, 0)  # above the box, or inside where that is outside of the frame
