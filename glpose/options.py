@@ -580,8 +580,12 @@ class PretrainOptions(AugmentationOptions):
 
 
 class TrainDetectorOptions(Options):
-    """Cascade R-CNN training on the boxes of the train split; makes a checkpoint for `detect`."""
+    """Cascade R-CNN training on the boxes of the train split or of rendered frames; makes a checkpoint for `detect`."""
 
+    source: Literal["data", "rendered"] = Field(
+        default="data", description="the annotated frames of the train split, or rendered ones, as `demo-detector` was"
+    )
+    frames: int = Field(default=4000, ge=1, description="of source: rendered, drawn before it begins")
     architecture: str = Field(
         default="resnet18_half", description="of a new network: resnet18_half, resnet18_narrow, resnet50, ..."
     )
