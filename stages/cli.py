@@ -287,7 +287,7 @@ def predict(
         int | None, typer.Option(min=1, metavar="FRAME", help="Frame to end before; default: after the last.")
     ] = None,
     every: Annotated[int, typer.Option(min=1, metavar="N", help="Look at frames start, start + N, ... only.")] = 1,
-    video: Annotated[bool, typer.Option("--video/--no-video", help="Draw an overlay video.")] = True,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Draw no overlay video.")] = False,
     show_boxes: Annotated[bool, typer.Option("--show-boxes", help="Draw boxes and numbers, too.")] = False,
     work: Annotated[
         Path | None,
@@ -305,7 +305,7 @@ def predict(
 
     options = predict_options(
         {"heads": heads, "backbone": backbone, "detector": detector, "boxes": boxes, "min_score": min_score}
-        | {"start": start, "end": end, "every": every, "video": video, "show_boxes": show_boxes}
+        | {"start": start, "end": end, "every": every, "video": not no_video, "show_boxes": show_boxes}
     )
     predict_videos(videos, out, options, RuntimeOptions(device=device), Console(), work=work, force=force)
 
