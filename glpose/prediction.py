@@ -12,9 +12,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from glpose.data.dataset import Video
+from glpose.data.listing import find_videos
 from glpose.options import PredictOptions, RuntimeOptions
 from glpose.prediction_files import RECORD, pose_table, read_pose_table, write_files
-from glpose.predictor import Prediction, Predictor, Report, find_videos, timed
+from glpose.predictor import Prediction, Predictor, Report, timed
 from store.atomic import parse_json, replacing_folder, write_json
 from store.errors import ConfigError, DataError, StoreError
 from store.record import fingerprint

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,6 @@ import pandas as pd
 
 from glpose.box_sources import box_sources
 from glpose.data.dataset import Video, VideoRef
-from glpose.data.listing import holds_images, list_videos
 from glpose.data.predictions import coco_scores
 from glpose.data.resident import map_bytes
 from glpose.data.video import FrameSource, frame_rate, open_frames
@@ -33,7 +32,6 @@ from glpose.options import (
     DetectOptions,
     DetectorOptions,
     EvalOptions,
-    FolderData,
     IndexOptions,
     PredictOptions,
     RuntimeOptions,
@@ -49,7 +47,7 @@ from glpose.trained_on import read_trained_on
 from glpose.views import box_affines
 from store.errors import CheckpointError, DataError, DiskFull
 from store.features import VideoFeatures
-from store.folder import Attempt, Commit, StageFolder, as_unit_name
+from store.folder import Attempt, Commit, StageFolder
 from store.record import Record, file_digest, fingerprint, make_record
 from store.tables import BOX, read_table, write_table
 
@@ -89,15 +87,12 @@ class Prediction:
         return len(np.unique(self.table["person"].to_numpy()))
 
 
-@dataclass
 class Predictor:
     """The networks, loaded, and what is done with them. CheckpointError, DataError where they do not go together."""
 
-    options: PredictOptions
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-
-    def __post_init__(self) -> None:
-        options, device = self.options, choose_device(self.runtime)
+    def __init__(self, options: PredictOptions, runtime: RuntimeOptions) -> None:
+        device = choose_device(runtime)
+        self.options, self.runtime = options, runtime
         heads = _weights("heads", options.heads)
         trained = read_trained_on(heads)
         self.joints, self.index = trained.joints, _index_of_one_video(trained.index, options.heads)
@@ -186,11 +181,11 @@ class Predictor:
             return {**made, "file": file_digest(self.options.boxes)}
         return {**made, "detector": detector_identity(source, self.detect.detector)}
 
-    def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> Made:
+    def _boxes(self, video: Video, frames: np.ndarray, work: Path, report: Report) -> _Made:
         """The video's proposals."""
 
         def make(attempt: Attempt) -> None:
-            counted = Counted(video.frames, lambda done: report("boxes", done, len(frames)))
+            counted = _Counted(video.frames, lambda done: report("boxes", done, len(frames)))
             watched = Video(video.name, counted, None, video.split)
             found = propose(watched, {"eval": self._source}, self.detect.min_score)
             notes = [*found.notes, *(f"{count} boxes {why} left out" for why, count in found.left_out.items())]
@@ -203,7 +198,7 @@ class Predictor:
         return _made(StageFolder(work / "detect"), self._records["detect"], video.name, inputs, make)
 
     def _features(
-        self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: Made, work: Path, report: Report
+        self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: _Made, work: Path, report: Report
     ) -> VideoFeatures:
         """The features of the video's proposals."""
         options, schema = self.extract, feature_schema(self.extract, self.backbone)
@@ -244,14 +239,14 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Made:
+class _Made:
     """A finished unit and its folder."""
 
     commit: Commit
     folder: Path
 
 
-def _made(stage: StageFolder, record: Record, unit: str, inputs: str, make: Callable[[Attempt], None]) -> Made:
+def _made(stage: StageFolder, record: Record, unit: str, inputs: str, make: Callable[[Attempt], None]) -> _Made:
     """A unit of a stage, made if it is not there, or is of other inputs; the record is in force from then on."""
     stage.begin(record)
     commit = stage.commit_of(record, unit) if stage.is_finished(record, unit) else None
@@ -261,11 +256,11 @@ def _made(stage: StageFolder, record: Record, unit: str, inputs: str, make: Call
         commit = stage.commit_of(record, unit)
     if (in_force := stage.record_in_force()) is not None and in_force != record:
         stage.put_in_force(record, expected=in_force)
-    return Made(commit, Path(str(stage.attempt_path(commit))))
+    return _Made(commit, Path(str(stage.attempt_path(commit))))
 
 
 @dataclass
-class Counted:
+class _Counted:
     """Frames of which it is told how many have been read. sizes: how many have which height and width."""
 
     source: FrameSource
@@ -287,30 +282,6 @@ class Counted:
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()
-
-
-def find_videos(paths: Sequence[str | Path]) -> list[VideoRef]:
-    """The videos that paths mean: video files, folders of images, and folders of such. DataError where one is none.
-
-    They are called as their files or folders are, with "_" for what no folder's name may hold.
-    """
-    found: dict[str, VideoRef] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise DataError(f"video {path} does not exist")
-        inside = path.is_dir() and not holds_images(path)
-        for ref in list_videos(FolderData(root=path)) if inside else [_video(path)]:
-            if (other := found.get(ref.name)) is not None:
-                same = "is named twice" if other.path == ref.path else f"and {other.path} have one name: rename one"
-                raise DataError(f"video {ref.path} {same}")
-            found[ref.name] = ref
-    return list(found.values())
-
-
-def _video(path: Path) -> VideoRef:
-    whole = path.resolve()  # a folder may be given as "."
-    name = as_unit_name(whole.name if path.is_dir() else whole.stem)
-    return VideoRef(name, "file", path, path.parent, {"eval": (0, None)})
 
 
 def _weights(what: str, name: str) -> Path:

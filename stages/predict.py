@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from glpose.data.listing import find_videos
 from glpose.options import PredictOptions, RuntimeOptions
 from glpose.prediction import predict_into
-from glpose.predictor import Prediction, Predictor, Report, find_videos
+from glpose.predictor import Prediction, Predictor, Report
 from stages.console import Tally, counting
 from stages.run import UnitsFailed
 from store.errors import DiskFull, GLPoseError

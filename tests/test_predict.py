@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(project: Path) -> dict[str, str]:
+def weights(project: Path) -> dict[str, Any]:
     """Heads and their backbone, by their options."""
     heads = project / "work" / "train" / "latest" / "glpose" / "heads.safetensors"
     return {"heads": str(heads), "backbone": str(project / "backbone.safetensors")}
@@ -81,7 +81,7 @@ def run(*arguments: object, **options: object) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def done(weights: dict[str, str], boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(weights: dict[str, Any], boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the command has written of the movie."""
     out = tmp_path_factory.mktemp("done")
     code, printed = run(MOVIE, "--show-boxes", out=out, boxes=boxes, **weights)
@@ -157,7 +157,7 @@ def test_coco_tools_and_our_own_scorer_read_them(done: Path, tmp_path: Path) -> 
     assert 0 <= posetrack.evaluate(tmp_path / "truth", tmp_path / "found").mean <= 100
 
 
-def test_poses_are_those_of_eval(project: Path, weights: dict[str, str], tmp_path: Path) -> None:
+def test_poses_are_those_of_eval(project: Path, weights: dict[str, Any], tmp_path: Path) -> None:
     proposals = store.open(project / "work").table("c")
     found = [
         {"image_name": f"c/{row.frame:06d}.jpg", "score": float(row.score),
@@ -198,7 +198,7 @@ def test_people_streamed_from_the_store_are_those_of_the_whole_split(project: Pa
 
 
 # -------------------------------------------------------------------------------------------------------- which frames
-def test_start_end_and_every(weights: dict[str, str], boxes: Path, done: Path, tmp_path: Path) -> None:
+def test_start_end_and_every(weights: dict[str, Any], boxes: Path, done: Path, tmp_path: Path) -> None:
     code, printed = run(MOVIE, out=tmp_path, boxes=boxes, start=3, end=14, every=4, **weights)
     assert code == 0 and "3 frames" in printed, printed
     table, everything = (pd.read_parquet(folder / "poses.parquet") for folder in (tmp_path / CLIP, done))
@@ -211,18 +211,18 @@ def test_start_end_and_every(weights: dict[str, str], boxes: Path, done: Path, t
     assert len(frames) == 3 and rate == pytest.approx(25 / 4)
 
 
-def test_without_a_video(weights: dict[str, str], boxes: Path, tmp_path: Path) -> None:
+def test_without_a_video(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
     assert run(MOVIE, "--no-video", out=tmp_path, boxes=boxes, end=2, **weights)[0] == 0
     assert "overlay.mp4" not in [path.name for path in (tmp_path / CLIP).iterdir()]
 
 
-def test_one_frame_has_no_references(weights: dict[str, str], boxes: Path, tmp_path: Path) -> None:
+def test_one_frame_has_no_references(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
     code, printed = run(MOVIE, out=tmp_path, boxes=boxes, start=5, end=6, **weights)
     assert code == 0 and "fewer than 2 references" in printed
     assert np.isfinite(pd.read_parquet(tmp_path / CLIP / "poses.parquet")["nose_x"]).all()
 
 
-def test_nobody(weights: dict[str, str], tmp_path: Path) -> None:
+def test_nobody(weights: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text("[]")
     code, printed = run(MOVIE, out=tmp_path / "out", boxes=tmp_path / "none.json", **weights)
     assert code == 0 and "nobody was found" in printed and f"names as '{CLIP}/000000.jpg'" in printed
@@ -241,7 +241,7 @@ def bright(tmp_path: Path) -> str:
 
 
 def test_unreadable_frames_and_other_sizes_cost_themselves(
-    weights: dict[str, str], bright: str, tmp_path: Path
+    weights: dict[str, Any], bright: str, tmp_path: Path
 ) -> None:
     write_videos(tmp_path / "videos", ("one",))
     frames = tmp_path / "videos" / "one"
@@ -255,7 +255,7 @@ def test_unreadable_frames_and_other_sizes_cost_themselves(
     assert len(drawn) == 5 and rate == 25 and {frame.shape for frame in drawn} == {(40, 80, 3)}
 
 
-def test_folders_of_videos_and_lists(weights: dict[str, str], bright: str, tmp_path: Path) -> None:
+def test_folders_of_videos_and_lists(weights: dict[str, Any], bright: str, tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", ("one", "two"), frames=3)
     table = glpose.predict(tmp_path / "videos", detector=bright, device="cpu", **weights)
     assert set(table["video"]) == {"one", "two"}
@@ -263,7 +263,7 @@ def test_folders_of_videos_and_lists(weights: dict[str, str], bright: str, tmp_p
     pd.testing.assert_frame_equal(listed, table.query("video == 'two'").reset_index(drop=True))
 
 
-def test_a_video_that_fails_leaves_the_others(weights: dict[str, str], bright: str, tmp_path: Path) -> None:
+def test_a_video_that_fails_leaves_the_others(weights: dict[str, Any], bright: str, tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", ("one",), frames=3)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     code, printed = run(
@@ -275,7 +275,7 @@ def test_a_video_that_fails_leaves_the_others(weights: dict[str, str], bright: s
 
 # -------------------------------------------------------------------------------------------------------- another run
 def test_what_is_done_is_kept_and_what_is_other_is_refused(
-    done: Path, weights: dict[str, str], boxes: Path, tmp_path: Path
+    done: Path, weights: dict[str, Any], boxes: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out / CLIP)
@@ -289,7 +289,7 @@ def test_what_is_done_is_kept_and_what_is_other_is_refused(
     assert [path.name for path in out.iterdir()] == [CLIP]
 
 
-def test_a_folder_of_others_is_never_replaced(weights: dict[str, str], boxes: Path, tmp_path: Path) -> None:
+def test_a_folder_of_others_is_never_replaced(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
     (tmp_path / CLIP).mkdir()
     (tmp_path / CLIP / "mine.txt").write_text("dear")
     code, printed = run(MOVIE, "--force", out=tmp_path, boxes=boxes, end=2, **weights)
@@ -298,7 +298,7 @@ def test_a_folder_of_others_is_never_replaced(weights: dict[str, str], boxes: Pa
 
 
 def test_features_are_kept_in_a_work_folder(
-    weights: dict[str, str], boxes: Path, project: Path, tmp_path: Path
+    weights: dict[str, Any], boxes: Path, project: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     assert run(MOVIE, "--no-video", out=tmp_path / "a", boxes=boxes, end=6, work=work, **weights)[0] == 0
@@ -315,7 +315,7 @@ def test_features_are_kept_in_a_work_folder(
     assert code == 1 and "give another folder with --work" in printed
 
 
-def test_nothing_is_left_of_a_run_that_stops(weights: dict[str, str], boxes: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_run_that_stops(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
     with (
         mock.patch("glpose.prediction.write_files", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
@@ -325,7 +325,7 @@ def test_nothing_is_left_of_a_run_that_stops(weights: dict[str, str], boxes: Pat
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
-def test_wrong_usage(weights: dict[str, str], boxes: Path, tmp_path: Path) -> None:
+def test_wrong_usage(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
     out: dict[str, Any] = {"out": tmp_path / "out", "boxes": boxes, **weights}
     (tmp_path / "b").mkdir()
     shutil.copy(MOVIE, tmp_path / "b" / MOVIE.name)
@@ -348,14 +348,14 @@ def test_wrong_usage(weights: dict[str, str], boxes: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-def test_python_raises_what_the_command_prints(weights: dict[str, str]) -> None:
+def test_python_raises_what_the_command_prints(weights: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"gone\.mp4 does not exist"):
         glpose.predict("gone.mp4", **weights)
     with pytest.raises(ConfigError, match="every: Input should be greater than or equal to 1"):
         glpose.predict(MOVIE, every=0, **weights)
 
 
-def test_heads_of_an_earlier_release(weights: dict[str, str], tmp_path: Path) -> None:
+def test_heads_of_an_earlier_release(weights: dict[str, Any], tmp_path: Path) -> None:
     old = {name: text for name, text in read_metadata(weights["heads"]).items() if name != "extract"}
     save_checkpoint(tmp_path / "old.safetensors", read_state_dict(weights["heads"]), old)
     with pytest.raises(CheckpointError, match=r"does not say what its heads were trained on .*train again"):
@@ -365,7 +365,7 @@ def test_heads_of_an_earlier_release(weights: dict[str, str], tmp_path: Path) ->
         read_trained_on(tmp_path / "odd.safetensors")
 
 
-def test_controls_that_need_more_than_a_video(weights: dict[str, str], tmp_path: Path) -> None:
+def test_controls_that_need_more_than_a_video(weights: dict[str, Any], tmp_path: Path) -> None:
     metadata = read_metadata(weights["heads"])
     index = {**json.loads(metadata["index"]), "select": "oracle"}
     path = tmp_path / "oracle.safetensors"
@@ -374,7 +374,7 @@ def test_controls_that_need_more_than_a_video(weights: dict[str, str], tmp_path:
         glpose.predict(MOVIE, **{**weights, "heads": str(path)})
 
 
-def test_heads_say_what_they_were_trained_on(project: Path, weights: dict[str, str]) -> None:
+def test_heads_say_what_they_were_trained_on(project: Path, weights: dict[str, Any]) -> None:
     config, found = context(project / "pipelines.yaml").config, read_trained_on(weights["heads"])
     assert found.heads == config.train.heads and found.index == config.index
     assert found.extract == config.extract.model_copy(update={"checkpoint": found.extract.checkpoint})
