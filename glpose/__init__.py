@@ -55,5 +55,5 @@ def predict(
         | {"video": video, "show_boxes": show_boxes}
     )
     paths = [videos] if isinstance(videos, str | Path) else videos
-    folders = [None if folder is None else Path(folder) for folder in (out, work)]
-    return predict_videos(paths, *folders, options, RuntimeOptions(device=device), force=force)
+    written, kept = (None if folder is None else Path(folder) for folder in (out, work))
+    return predict_videos(paths, written, kept, options, RuntimeOptions(device=device), force=force)

@@ -59,10 +59,10 @@ def draw_people(
         sure = np.where(pose[:, 2] >= UNSEEN, np.clip(pose[:, 2] / SURE, 0, 1), 0)  # NaN is not drawn
         for a, b in joints.limbs:
             if least := min(sure[a], sure[b]):
-                _blended_line(out, pose[a], pose[b], colour, round(2.5 * scale), least)
+                _blended_line(out, pose[a], pose[b], colour, round(2.5 * scale), float(least))
         for joint in np.argsort(sure):
             if sure[joint]:
-                _blended_dot(out, pose[joint], colour, scale, sure[joint])
+                _blended_dot(out, pose[joint], colour, scale, float(sure[joint]))
         if boxes is not None:
             _named_box(out, boxes[row], f"{person}", colour, scale)
     return out

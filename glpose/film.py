@@ -10,6 +10,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
 from store.errors import DataError
 
@@ -34,7 +35,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
             container.mux(stream.encode(fitted))
         if container is not None:
             container.mux(stream.encode())  # what the encoder still holds
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise DataError(f"{path} cannot be written as H.264 in MP4 ({error}); go on without a video") from None
     finally:
         if container is not None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from glpose.box_sources import box_sources
+from glpose.data.counted_frames import CountedFrames
 from glpose.data.dataset import Video, VideoRef
 from glpose.data.predictions import coco_scores
 from glpose.data.resident import map_bytes
@@ -185,7 +185,7 @@ class Predictor:
         """The video's proposals."""
 
         def make(attempt: Attempt) -> None:
-            counted = _Counted(video.frames, lambda done: report("boxes", done, len(frames)))
+            counted = CountedFrames(video.frames, lambda done: report("boxes", done, len(frames)))
             watched = Video(video.name, counted, None, video.split)
             found = propose(watched, {"eval": self._source}, self.detect.min_score)
             notes = [*found.notes, *(f"{count} boxes {why} left out" for why, count in found.left_out.items())]
@@ -257,31 +257,6 @@ def _made(stage: StageFolder, record: Record, unit: str, inputs: str, make: Call
     if (in_force := stage.record_in_force()) is not None and in_force != record:
         stage.put_in_force(record, expected=in_force)
     return _Made(commit, Path(str(stage.attempt_path(commit))))
-
-
-@dataclass
-class _Counted:
-    """Frames of which it is told how many have been read. sizes: how many have which height and width."""
-
-    source: FrameSource
-    tell: Callable[[int], None]
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-
-    @property
-    def names(self) -> list[str]:
-        return self.source.names
-
-    def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        for done, (frame, image) in enumerate(self.source.read(wanted, unreadable), 1):
-            self.sizes[(image.shape[0], image.shape[1])] += 1
-            yield frame, image
-            self.tell(done)
-
-    def size(self) -> tuple[int, int]:
-        return self.source.size()
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
 
 
 def _weights(what: str, name: str) -> Path:
