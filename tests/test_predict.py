@@ -254,7 +254,7 @@ def test_unreadable_frames_and_other_sizes_cost_themselves(
     code, printed = run(frames, out=tmp_path / "out", detector=bright, **weights)
     assert code == 0 and "1 frames could not be read" in printed and "2 sizes" in printed, printed
     table = pd.read_parquet(tmp_path / "out" / "one" / "poses.parquet")
-    assert table["frame"].tolist() == [1, 2, 4, 5] and table["person"].nunique() == 2  # the last is elsewhere
+    assert table["frame"].tolist() == [1, 2, 4, 5] and len(set(table["person"])) == 2  # the last is elsewhere
     drawn, rate, _ = film(tmp_path / "out" / "one" / "overlay.mp4")
     assert len(drawn) == 5 and rate == 25 and {frame.shape for frame in drawn} == {(40, 80, 3)}
 
@@ -312,7 +312,7 @@ def test_features_are_kept_in_a_work_folder(
         assert run(MOVIE, out=tmp_path / "b", boxes=boxes, end=6, work=work, **weights)[0] == 0
     assert snapshot(work / "extract" / "data") == before
     tables = [pd.read_parquet(tmp_path / name / CLIP / "poses.parquet") for name in ("a", "b")]
-    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
     code, printed = run(MOVIE, out=tmp_path / "c", boxes=boxes, end=3, work=work, **weights)  # other frames: made anew
     assert code == 0 and len(store.open(work).table()) < len(kept.table()), printed
     code, printed = run(MOVIE, out=tmp_path / "d", boxes=boxes, work=project / "work", **weights)
