@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from glpose.data.json_files import read_json_file
 from glpose.keypoints import JointSet
 from glpose.metrics.coco_entries import CATEGORY, as_coco
-from glpose.metrics.oks_files import Pose, read_annotated, read_predicted
+from glpose.metrics.oks_files import Layout, Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
@@ -101,21 +101,13 @@ def evaluate_content(
     pred_name: str = "predictions",
 ) -> OKSResult:
     """`evaluate` of what the two files hold; the names are what messages call them."""
-    sigmas = np.array(joints.sigmas, np.float64)
-    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
-        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
-    # Areas and squared distances of joints far off may overflow, and are wrong all the same; pycocotools prints.
-    with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        layout, people = read_annotated(annotated, joints, gt_name)
-        poses = read_predicted(predicted, layout, pred_name)
-        images = [number for number in layout.images.values() if number is not None]
-        scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
-        scorer.params.kpt_oks_sigmas = sigmas
-        scorer.params.maxDets = [MAX_POSES]
-        scorer.evaluate()
+    with _quiet():
+        scorer, layout, people, poses = _scorer(annotated, predicted, joints, gt_name, pred_name)
         scorer.accumulate()
         scorer.summarize()
-        pck = _pck(scorer, people, poses, joints, alpha)
+        counted, paired = _paired(scorer, people, poses, joints)
+        keypoints, boxes = _stacked(counted, joints)
+        pck = score_poses(paired, keypoints, boxes, joints, alpha)
     ap, ap50, ap75, medium, large, ar = (math.nan if value < 0 else 100.0 * float(value) for value in scorer.stats[:6])
     return OKSResult(
         ap=ap,
@@ -125,9 +117,38 @@ def evaluate_content(
         ap_large=large,
         ar=ar,
         pck=pck,
-        images=len(images),
+        images=sum(number is not None for number in layout.images.values()),
         problems=_crowded(poses, pred_name),
     )
+
+
+@dataclass(frozen=True)
+class PairedPeople:
+    """The n people of a file that AP counts, as `evaluate` pairs them for PCK.
+
+    image: (n,) ids of their images. keypoints: (n, J, 3). boxes: (n, 4) xyxy. found: (n, J, 2) x, y of the poses that
+    stand for them, NaN without one. poses: (m, J, 3) all predicted ones, and pose_image: (m,) ids of their images.
+    """
+
+    image: list[Any]
+    keypoints: np.ndarray
+    boxes: np.ndarray
+    found: np.ndarray
+    poses: np.ndarray
+    pose_image: list[Any]
+
+
+def pair(gt: Path, pred: Path, joints: JointSet) -> PairedPeople:
+    """Who of a COCO result file stands for whom of an annotation file. Errors as of `evaluate`."""
+    annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
+    with _quiet():
+        scorer, layout, people, poses = _scorer(annotated, predicted, joints, str(gt), str(pred))
+        counted, found = _paired(scorer, people, poses, joints)
+    ids = {number: image for image, number in layout.images.items() if number is not None}
+    return PairedPeople(
+        [ids[one.image] for one in counted], *_stacked(counted, joints), found,
+        _stacked(poses, joints)[0], [ids[one.image] for one in poses],
+    )  # fmt: skip
 
 
 def format_table(results: Mapping[str, OKSResult]) -> str:
@@ -147,16 +168,46 @@ def format_table(results: Mapping[str, OKSResult]) -> str:
     return f"AP to AR: OKS (COCO); then PCK@{alphas} of max(w, h)\n{text_table(rows)}"
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Areas and squared distances of joints far off may overflow, and are wrong all the same; pycocotools prints."""
+    with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _scorer(
+    annotated: Any, predicted: Any, joints: JointSet, gt_name: str, pred_name: str
+) -> tuple[COCOeval, Layout, list[Pose], list[Pose]]:
+    """COCO's evaluator after it has matched the poses, and what both sides hold."""
+    sigmas = np.array(joints.sigmas, np.float64)
+    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
+    layout, people = read_annotated(annotated, joints, gt_name)
+    poses = read_predicted(predicted, layout, pred_name)
+    images = [number for number in layout.images.values() if number is not None]
+    scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
+    scorer.params.kpt_oks_sigmas = sigmas
+    scorer.params.maxDets = [MAX_POSES]
+    scorer.evaluate()
+    return scorer, layout, people, poses
+
+
+def _stacked(people: list[Pose], joints: JointSet) -> tuple[np.ndarray, np.ndarray]:
+    """(n, J, 3) keypoints and (n, 4) boxes."""
+    keypoints = np.array([person.keypoints for person in people]).reshape(-1, len(joints), 3)
+    return keypoints, np.array([person.box for person in people]).reshape(-1, 4)
+
+
 def _entries(poses: list[Pose]) -> list[dict[str, Any]]:
     return [pose.entry for pose in poses]
 
 
-def _pck(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointSet, alpha: float) -> PCKResult:
-    """PCK of the people that count, each with the pose that stands for it."""
+def _paired(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointSet) -> tuple[list[Pose], np.ndarray]:
+    """The n people that count, by image, and the (n, J, 2) x, y of the poses that stand for them, NaN without one."""
     scorer.params.maxDets = [len(poses)]
     predicted = _by_image(poses)
     counted: list[Pose] = []
-    paired: list[np.ndarray] = []  # (J, 2) for each, NaN without a pose
+    paired: list[np.ndarray] = []
     for image, members in _by_image(people).items():
         kept = [row for row, person in enumerate(members) if person.counts]
         own = [np.full((len(joints), 2), np.nan) for _ in kept]
@@ -167,13 +218,7 @@ def _pck(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointS
                 own[person] = ranked[pose].keypoints[:, :2]
         counted += [members[row] for row in kept]
         paired += own
-    return score_poses(
-        np.array(paired).reshape(-1, len(joints), 2),
-        np.array([person.keypoints for person in counted]).reshape(-1, len(joints), 3),
-        np.array([person.box for person in counted]).reshape(-1, 4),
-        joints,
-        alpha,
-    )
+    return counted, np.array(paired).reshape(-1, len(joints), 2)
 
 
 def _by_image(poses: list[Pose]) -> dict[int, list[Pose]]:

@@ -46,6 +46,7 @@ __all__ = [
     "matches",
     "mean_over_joints",
     "pair_folders",
+    "pair_people",
     "people_left",
     "points_left",
     "score_video",
@@ -171,6 +172,17 @@ def score_video(
     person, joint = np.nonzero(counted)
     samples = Samples(joint, pred.score[person, joint], match[person, joint], n_gt, int(scored.sum()))
     return samples, findings
+
+
+def pair_people(annotated: VideoPoses, predicted: VideoPoses | None) -> tuple[People, People, np.ndarray, np.ndarray]:
+    """Annotated people that AP counts, predicted ones, and who is whose, as `assign` has it. None: no predictions."""
+    scored = frames_with_people(annotated)
+    truth = people_left(annotated, points_left(annotated, annotated, scored))
+    if predicted is None:
+        found = people_left(annotated, np.zeros(len(annotated.joint), bool))  # nobody
+    else:
+        found = people_left(predicted, points_left(predicted, annotated, scored))
+    return truth, found, *assign(truth, found)
 
 
 def frames_with_people(annotated: VideoPoses) -> np.ndarray:
