@@ -105,9 +105,8 @@ def evaluate_content(
         scorer, layout, people, poses = _scorer(annotated, predicted, joints, gt_name, pred_name)
         scorer.accumulate()
         scorer.summarize()
-        counted, paired = _paired(scorer, people, poses, joints)
-        keypoints, boxes = _stacked(counted, joints)
-        pck = score_poses(paired, keypoints, boxes, joints, alpha)
+        pairs = _pairs(*_paired(scorer, people, poses), poses, joints, layout)
+        pck = score_poses(pairs.found, pairs.keypoints, pairs.boxes, joints, alpha)
     ap, ap50, ap75, medium, large, ar = (math.nan if value < 0 else 100.0 * float(value) for value in scorer.stats[:6])
     return OKSResult(
         ap=ap,
@@ -124,18 +123,24 @@ def evaluate_content(
 
 @dataclass(frozen=True)
 class PairedPeople:
-    """The n people of a file that AP counts, as `evaluate` pairs them for PCK.
+    """The n people of a file that AP counts, as `evaluate` pairs them for PCK with the m poses of another.
 
-    image: (n,) ids of their images. keypoints: (n, J, 3). boxes: (n, 4) xyxy. found: (n, J, 2) x, y of the poses that
-    stand for them, NaN without one. poses: (m, J, 3) all predicted ones, and pose_image: (m,) ids of their images.
+    image: n ids. keypoints: (n, J, 3). boxes: (n, 4) xyxy. row: (n,) which pose stands for each, -1 without one.
+    pose_image: m ids. poses: (m, J, 3).
     """
 
     image: list[Any]
     keypoints: np.ndarray
     boxes: np.ndarray
-    found: np.ndarray
-    poses: np.ndarray
+    row: np.ndarray
     pose_image: list[Any]
+    poses: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        """(n, J, 2) x, y of the poses that stand for the people, NaN without one."""
+        lacking = np.full((1, *self.poses.shape[1:]), np.nan)
+        return np.concatenate([self.poses, lacking])[self.row, :, :2]
 
 
 def pair(gt: Path, pred: Path, joints: JointSet) -> PairedPeople:
@@ -143,12 +148,7 @@ def pair(gt: Path, pred: Path, joints: JointSet) -> PairedPeople:
     annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
     with _quiet():
         scorer, layout, people, poses = _scorer(annotated, predicted, joints, str(gt), str(pred))
-        counted, found = _paired(scorer, people, poses, joints)
-    ids = {number: image for image, number in layout.images.items() if number is not None}
-    return PairedPeople(
-        [ids[one.image] for one in counted], *_stacked(counted, joints), found,
-        _stacked(poses, joints)[0], [ids[one.image] for one in poses],
-    )  # fmt: skip
+        return _pairs(*_paired(scorer, people, poses), poses, joints, layout)
 
 
 def format_table(results: Mapping[str, OKSResult]) -> str:
@@ -192,39 +192,45 @@ def _scorer(
     return scorer, layout, people, poses
 
 
-def _stacked(people: list[Pose], joints: JointSet) -> tuple[np.ndarray, np.ndarray]:
-    """(n, J, 3) keypoints and (n, 4) boxes."""
-    keypoints = np.array([person.keypoints for person in people]).reshape(-1, len(joints), 3)
-    return keypoints, np.array([person.box for person in people]).reshape(-1, 4)
+def _pairs(counted: list[Pose], rows: np.ndarray, poses: list[Pose], joints: JointSet, layout: Layout) -> PairedPeople:
+    ids = {number: image for image, number in layout.images.items() if number is not None}
+    keypoints, others = (
+        np.array([one.keypoints for one in side]).reshape(-1, len(joints), 3) for side in (counted, poses)
+    )
+    boxes = np.array([person.box for person in counted]).reshape(-1, 4)
+    return PairedPeople(
+        [ids[one.image] for one in counted], keypoints, boxes, rows, [ids[pose.image] for pose in poses], others
+    )
 
 
 def _entries(poses: list[Pose]) -> list[dict[str, Any]]:
     return [pose.entry for pose in poses]
 
 
-def _paired(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointSet) -> tuple[list[Pose], np.ndarray]:
-    """The n people that count, by image, and the (n, J, 2) x, y of the poses that stand for them, NaN without one."""
+def _paired(scorer: COCOeval, people: list[Pose], poses: list[Pose]) -> tuple[list[Pose], np.ndarray]:
+    """The n people that count, by image, and (n,) which of the poses stands for each, -1 where none does."""
     scorer.params.maxDets = [len(poses)]
     predicted = _by_image(poses)
     counted: list[Pose] = []
-    paired: list[np.ndarray] = []
+    rows: list[int] = []
     for image, members in _by_image(people).items():
-        kept = [row for row, person in enumerate(members) if person.counts]
-        own = [np.full((len(joints), 2), np.nan) for _ in kept]
+        kept = [place for place, row in enumerate(members) if people[row].counts]
+        own = [-1 for _ in kept]
         if kept and image in predicted:
             similarity = np.asarray(scorer.computeOks(image, CATEGORY))[:, kept]  # (poses by falling score, people)
-            ranked = sorted(predicted[image], key=lambda pose: -pose.entry["score"])
+            ranked = sorted(predicted[image], key=lambda row: -poses[row].entry["score"])
             for pose, person in zip(*linear_sum_assignment(similarity, maximize=True), strict=True):
-                own[person] = ranked[pose].keypoints[:, :2]
-        counted += [members[row] for row in kept]
-        paired += own
-    return counted, np.array(paired).reshape(-1, len(joints), 2)
+                own[person] = ranked[pose]
+        counted += [people[members[place]] for place in kept]
+        rows += own
+    return counted, np.array(rows, np.int64)
 
 
-def _by_image(poses: list[Pose]) -> dict[int, list[Pose]]:
-    grouped: dict[int, list[Pose]] = {}
-    for pose in poses:
-        grouped.setdefault(pose.image, []).append(pose)
+def _by_image(poses: list[Pose]) -> dict[int, list[int]]:
+    """Number of an image -> which of the poses are in it."""
+    grouped: dict[int, list[int]] = {}
+    for row, pose in enumerate(poses):
+        grouped.setdefault(pose.image, []).append(row)
     return grouped
 
 

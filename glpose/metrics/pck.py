@@ -190,17 +190,15 @@ def evaluate(
     """
     joints = joints or joint_set_of(Path(gt_dir))
     pairs = list(pair_poses(Path(gt_dir), Path(pred_dir), joints))
-    predicted = np.concatenate([best for _, best, _ in pairs])
-    annotated, boxes = (
-        np.concatenate([getattr(truth, part) for truth, _, _ in pairs]) for part in ("keypoints", "boxes")
-    )
+    predicted = np.concatenate([poses_of(found, rows) for _, found, rows in pairs])
+    annotated = np.concatenate([truth.keypoints for truth, _, _ in pairs])
+    boxes = np.concatenate([truth.boxes for truth, _, _ in pairs])
     return score_poses(predicted, annotated, boxes, joints, alpha, size, counted)
 
 
-def pair_poses(gt_dir: Path, pred_dir: Path, joints: JointSet) -> Iterator[tuple[PoseFile, np.ndarray, PoseFile]]:
-    """Per annotated file: its n people, the (n, J, 2) x, y that stand for them (NaN without), all that is predicted.
-
-    As `evaluate` pairs them, with its errors.
+def pair_poses(gt_dir: Path, pred_dir: Path, joints: JointSet) -> Iterator[tuple[PoseFile, PoseFile, np.ndarray]]:
+    """Per annotated file: it, its predictions, and for each of the n people the row of the prediction that stands for
+    it, -1 without one. As `evaluate` pairs them, with its errors.
     """
     predictions = list_videos(pred_dir)
     for name, path in _pose_files(gt_dir).items():
@@ -213,7 +211,13 @@ def pair_poses(gt_dir: Path, pred_dir: Path, joints: JointSet) -> Iterator[tuple
             raise DataError(f"{other} has other frames than {path}: {_first_difference(truth, found)}")
         if len(np.unique(truth.frame)) < len(truth.frame):
             raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
-        yield truth, _best_of_frames(found, truth.frame), found
+        yield truth, found, _best_of_frames(found, truth.frame)
+
+
+def poses_of(found: PoseFile, rows: np.ndarray) -> np.ndarray:
+    """(n, J, 2) x, y of n rows of a file, NaN for row -1."""
+    lacking = np.full((1, len(found.joints), 2), np.nan)
+    return np.concatenate([found.keypoints[..., :2], lacking])[rows]
 
 
 def joint_set_of(gt_dir: Path) -> JointSet:
@@ -276,12 +280,12 @@ def _first_difference(truth: PoseFile, found: PoseFile) -> str:
 
 
 def _best_of_frames(found: PoseFile, frames: np.ndarray) -> np.ndarray:
-    """(n, J, 2) x, y of the pose with the highest box score in each frame, NaN where there is none."""
-    best = np.full((len(frames), len(found.joints), 2), np.nan)
+    """(n,) row of the pose with the highest box score in each frame, -1 where there is none."""
+    best = np.full(len(frames), -1)
     for row, frame in enumerate(frames):
         candidates = np.flatnonzero(found.frame == frame)
         if len(candidates):
-            best[row] = found.keypoints[candidates[found.score[candidates].argmax()], :, :2]
+            best[row] = candidates[found.score[candidates].argmax()]
     return best
 
 
