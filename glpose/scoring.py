@@ -27,6 +27,7 @@ from store.errors import DataError
 from store.tables import BOX
 
 GROUND_TRUTH, PREDICTIONS, SUBMISSION = "ground_truth", "predictions", "submission"
+COCO_FILE = "keypoints.json"  # of each side, for all videos
 JOINTS, RECALL = "joints.parquet", "recall_by_tag.csv"
 
 
@@ -63,8 +64,8 @@ class Scores:
     joints: pd.DataFrame | None = None
 
 
-def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """AP as poseval computes it; files in the form of the videos' own PoseTrack version."""
+def write_posetrack(out: Path, videos: Sequence[EvaluatedVideo]) -> None:
+    """Write ground truth and the predictions of every variant, in the form of the videos' own PoseTrack version."""
     for video in videos:
         truth = ground_truth(video.ref, video.start, video.stop)
         _write_json(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
@@ -76,6 +77,11 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
             else:
                 content = predictions.posetrack18(truth["images"], frame, boxes, poses)
             _write_json(out / PREDICTIONS / variant / f"{video.ref.name}.json", content)
+
+
+def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """AP as poseval computes it."""
+    write_posetrack(out, videos)
     results = {
         variant: posetrack.evaluate(out / GROUND_TRUTH, out / PREDICTIONS / variant, joints=options.joints)
         for variant in videos[0].poses
@@ -100,8 +106,8 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
     )
 
 
-def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """PCK of one person per frame; files as `glpose.data.poses` describes them."""
+def write_pck(out: Path, videos: Sequence[EvaluatedVideo]) -> None:
+    """Write ground truth and the predictions of every variant as `glpose.data.poses` describes them."""
     for video in videos:
         truth = _annotated(video)
         write_poses(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
@@ -116,6 +122,11 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
                 keypoints=poses,
             )
             write_poses(out / PREDICTIONS / variant / f"{video.ref.name}.json", found)
+
+
+def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """PCK of one person per frame."""
+    write_pck(out, videos)
     joints, how = _notes(videos[0]).joints, options.pck
     results = {
         variant: pck.evaluate(
@@ -136,8 +147,8 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
     )
 
 
-def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """OKS AP as pycocotools computes it, and PCK by joint group; one COCO file of all videos for each side."""
+def write_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> None:
+    """Write one COCO annotation file of all videos, and a result file of every variant."""
     joints, source = _notes(videos[0]).joints, videos[0].ref.path
     truth: dict[str, Any] = {}
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in videos[0].poses}
@@ -151,13 +162,19 @@ def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         for variant, poses in video.poses.items():
             ranks = predictions.coco_scores(poses[..., 2], video.table["score"].to_numpy(), options.score)
             found[variant] += predictions.coco(ids, frame, ranks, poses, category["id"], columns)
-    annotated, alpha = out / GROUND_TRUTH / "keypoints.json", options.pck.alpha
-    _write_json(annotated, truth)
-    results = {}
+    _write_json(out / GROUND_TRUTH / COCO_FILE, truth)
     for variant, poses in found.items():
-        path = out / PREDICTIONS / variant / "keypoints.json"
-        _write_json(path, poses)
-        results[variant] = oks.evaluate(annotated, path, joints, alpha=alpha)
+        _write_json(out / PREDICTIONS / variant / COCO_FILE, poses)
+
+
+def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """OKS AP as pycocotools computes it, and PCK by joint group."""
+    write_oks(out, videos, options)
+    joints, alpha, truth = _notes(videos[0]).joints, options.pck.alpha, out / GROUND_TRUTH / COCO_FILE
+    results = {
+        variant: oks.evaluate(truth, out / PREDICTIONS / variant / COCO_FILE, joints, alpha=alpha)
+        for variant in videos[0].poses
+    }
     return Scores(
         metric="OKS AP",
         results={variant: result.as_json() for variant, result in results.items()},

@@ -28,6 +28,7 @@ from glpose.keypoints import JointSet
 from glpose.metrics.coco_entries import CATEGORY, as_coco
 from glpose.metrics.oks_files import Layout, Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
+from glpose.metrics.precision_recall import Curve
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
 from store.errors import DataError
@@ -102,7 +103,7 @@ def evaluate_content(
 ) -> OKSResult:
     """`evaluate` of what the two files hold; the names are what messages call them."""
     with _quiet():
-        scorer, layout, people, poses = _scorer(annotated, predicted, joints, gt_name, pred_name)
+        scorer, layout, people, poses = _matched(annotated, predicted, joints, gt_name, pred_name)
         scorer.accumulate()
         scorer.summarize()
         pairs = _pairs(*_paired(scorer, people, poses), poses, joints, layout)
@@ -147,8 +148,26 @@ def pair(gt: Path, pred: Path, joints: JointSet) -> PairedPeople:
     """Who of a COCO result file stands for whom of an annotation file. Errors as of `evaluate`."""
     annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
     with _quiet():
-        scorer, layout, people, poses = _scorer(annotated, predicted, joints, str(gt), str(pred))
+        scorer, layout, people, poses = _matched(annotated, predicted, joints, str(gt), str(pred))
         return _pairs(*_paired(scorer, people, poses), poses, joints, layout)
+
+
+def curves(gt: Path, pred: Path, joints: JointSet) -> dict[str, Curve]:
+    """Precision against recall of the files that `evaluate` takes, at OKS 0.50, at 0.75 and as the mean that AP is of.
+
+    At pycocotools' 101 recalls; the area is the mean of the precisions there, as AP is. Empty where nobody is
+    annotated. DataError as of `evaluate`.
+    """
+    annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
+    with _quiet():
+        scorer, *_ = _matched(annotated, predicted, joints, str(gt), str(pred))
+        scorer.accumulate()
+    precision = scorer.eval["precision"][:, :, 0, 0, -1]  # (10 OKS, 101 recalls) of all areas
+    if (precision < 0).any():
+        return {}
+    shown = {"OKS 0.50": precision[0], "OKS 0.75": precision[5], "OKS 0.50 to 0.95, mean": precision.mean(axis=0)}
+    recall = np.asarray(scorer.params.recThrs)
+    return {name: Curve(recall, values, 100 * float(values.mean())) for name, values in shown.items()}
 
 
 def format_table(results: Mapping[str, OKSResult]) -> str:
@@ -175,7 +194,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _scorer(
+def _matched(
     annotated: Any, predicted: Any, joints: JointSet, gt_name: str, pred_name: str
 ) -> tuple[COCOeval, Layout, list[Pose], list[Pose]]:
     """COCO's evaluator after it has matched the poses, and what both sides hold."""

@@ -189,11 +189,20 @@ def evaluate(
     DataError, naming the file, where one is missing or malformed, or has the joints of another set.
     """
     joints = joints or joint_set_of(Path(gt_dir))
-    pairs = list(pair_poses(Path(gt_dir), Path(pred_dir), joints))
-    predicted = np.concatenate([poses_of(found, rows) for _, found, rows in pairs])
-    annotated = np.concatenate([truth.keypoints for truth, _, _ in pairs])
-    boxes = np.concatenate([truth.boxes for truth, _, _ in pairs])
-    return score_poses(predicted, annotated, boxes, joints, alpha, size, counted)
+    return score_poses(*_paired(Path(gt_dir), Path(pred_dir), joints), joints, alpha, size, counted)
+
+
+def evaluate_alphas(
+    gt_dir: str | Path,
+    pred_dir: str | Path,
+    joints: JointSet,
+    alphas: Sequence[float],
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> list[PCKResult]:
+    """`evaluate` at several alphas, with the files read once."""
+    paired = _paired(Path(gt_dir), Path(pred_dir), joints)
+    return [score_poses(*paired, joints, alpha, size, counted) for alpha in alphas]
 
 
 def pair_poses(gt_dir: Path, pred_dir: Path, joints: JointSet) -> Iterator[tuple[PoseFile, PoseFile, np.ndarray]]:
@@ -260,6 +269,14 @@ def conventions(joints: JointSet) -> list[str]:
         "pooled: pooled hits, all right joints over all annotated ones",
         "over groups: mean over joint groups, each counting the same",
     ]
+
+
+def _paired(gt_dir: Path, pred_dir: Path, joints: JointSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `score_poses` takes first: predicted, annotated and boxes of all people."""
+    pairs = list(pair_poses(gt_dir, pred_dir, joints))
+    predicted = np.concatenate([poses_of(found, rows) for _, found, rows in pairs])
+    annotated = np.concatenate([truth.keypoints for truth, _, _ in pairs])
+    return predicted, annotated, np.concatenate([truth.boxes for truth, _, _ in pairs])
 
 
 def _pose_files(folder: Path) -> dict[str, Path]:
