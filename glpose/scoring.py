@@ -27,7 +27,6 @@ from store.errors import DataError
 from store.tables import BOX
 
 GROUND_TRUTH, PREDICTIONS, SUBMISSION = "ground_truth", "predictions", "submission"
-COCO_FILE = "keypoints.json"  # of each side, for all videos
 JOINTS, RECALL = "joints.parquet", "recall_by_tag.csv"
 
 
@@ -127,7 +126,7 @@ def write_pck(out: Path, videos: Sequence[EvaluatedVideo]) -> None:
 def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
     """PCK of one person per frame."""
     write_pck(out, videos)
-    joints, how = _notes(videos[0]).joints, options.pck
+    joints, how = annotations_of(videos[0]).joints, options.pck
     results = {
         variant: pck.evaluate(
             out / GROUND_TRUTH, out / PREDICTIONS / variant, joints, how.alpha, how.size, options.joints
@@ -149,7 +148,7 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
 
 def write_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> None:
     """Write one COCO annotation file of all videos, and a result file of every variant."""
-    joints, source = _notes(videos[0]).joints, videos[0].ref.path
+    joints, source = annotations_of(videos[0]).joints, videos[0].ref.path
     truth: dict[str, Any] = {}
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in videos[0].poses}
     for video in videos:
@@ -162,17 +161,21 @@ def write_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         for variant, poses in video.poses.items():
             ranks = predictions.coco_scores(poses[..., 2], video.table["score"].to_numpy(), options.score)
             found[variant] += predictions.coco(ids, frame, ranks, poses, category["id"], columns)
-    _write_json(out / GROUND_TRUTH / COCO_FILE, truth)
+    _write_json(out / GROUND_TRUTH / predictions.COCO_FILE, truth)
     for variant, poses in found.items():
-        _write_json(out / PREDICTIONS / variant / COCO_FILE, poses)
+        _write_json(out / PREDICTIONS / variant / predictions.COCO_FILE, poses)
 
 
 def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
     """OKS AP as pycocotools computes it, and PCK by joint group."""
     write_oks(out, videos, options)
-    joints, alpha, truth = _notes(videos[0]).joints, options.pck.alpha, out / GROUND_TRUTH / COCO_FILE
+    joints, alpha, truth = (
+        annotations_of(videos[0]).joints,
+        options.pck.alpha,
+        out / GROUND_TRUTH / predictions.COCO_FILE,
+    )
     results = {
-        variant: oks.evaluate(truth, out / PREDICTIONS / variant / COCO_FILE, joints, alpha=alpha)
+        variant: oks.evaluate(truth, out / PREDICTIONS / variant / predictions.COCO_FILE, joints, alpha=alpha)
         for variant in videos[0].poses
     }
     return Scores(
@@ -202,6 +205,13 @@ def write_recall(out: Path, joints: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def annotations_of(video: EvaluatedVideo) -> Annotations:
+    """What is annotated in a video. DataError where nobody is."""
+    if video.video.annotations is None:
+        raise DataError(f"video {video.ref.name!r} has no annotations: there is nothing to score against")
+    return video.video.annotations
+
+
 def _tagged_joints(out: Path, videos: Sequence[EvaluatedVideo]) -> pd.DataFrame | None:
     """Joints of all variants, from the files that are scored; None where no video has tags, or nobody is annotated."""
     if all(video.video.annotations is None or video.video.annotations.tags is None for video in videos):
@@ -217,7 +227,7 @@ def _tagged_joints(out: Path, videos: Sequence[EvaluatedVideo]) -> pd.DataFrame 
 
 
 def _annotated(video: EvaluatedVideo) -> PoseFile:
-    notes = _notes(video)
+    notes = annotations_of(video)
     rows = np.flatnonzero((notes.frame >= video.start) & (notes.frame < video.stop))
     return PoseFile(
         video=video.ref.name,
@@ -228,12 +238,6 @@ def _annotated(video: EvaluatedVideo) -> PoseFile:
         score=np.ones(len(rows)),
         keypoints=notes.keypoints[rows],
     )
-
-
-def _notes(video: EvaluatedVideo) -> Annotations:
-    if video.video.annotations is None:
-        raise DataError(f"video {video.ref.name!r} has no annotations: there is nothing to score against")
-    return video.video.annotations
 
 
 def _write_json(path: Path, content: Any) -> None:
