@@ -51,15 +51,15 @@ def frame_gains(people: Sequence[Gain]) -> list[Gain]:
     return [Gain(video, frame, None, gain) for (video, frame), gain in total.items()]
 
 
-def choose_gains(gains: Sequence[Gain], count: int, apart: int, taken: Sequence[Gain] = ()) -> list[Gain]:
-    """At most `count` of the largest gains, above 0, by falling gain. taken: frames to keep apart from too."""
+def choose_gains(gains: Sequence[Gain], count: int, apart: int) -> list[Gain]:
+    """At most `count` of the largest gains, above 0, by falling gain."""
     left = sorted((one for one in gains if one.gain > 0), key=_order)
     chosen: list[Gain] = []
     while left and len(chosen) < count:
         seen: set[str] = set()  # videos that have given a frame in this round
         later = []
         for one in left:
-            if any(one.video == other.video and abs(one.frame - other.frame) < apart for other in (*taken, *chosen)):
+            if any(one.video == other.video and abs(one.frame - other.frame) < apart for other in chosen):
                 continue
             if one.video in seen or len(chosen) == count:
                 later.append(one)
@@ -73,10 +73,9 @@ def choose_gains(gains: Sequence[Gain], count: int, apart: int, taken: Sequence[
 def gains_and_losses(
     gains: Sequence[Gain], most_gains: int, most_losses: int, apart: int
 ) -> tuple[list[Gain], list[Gain]]:
-    """The largest gains, and the largest losses, which are chosen after them and alike."""
-    up = choose_gains(gains, most_gains, apart)
-    down = choose_gains([_turned(one) for one in gains], most_losses, apart, taken=up)
-    return up, [_turned(one) for one in down]
+    """The largest gains, and the largest losses, which are chosen alike."""
+    down = choose_gains([_turned(one) for one in gains], most_losses, apart)
+    return choose_gains(gains, most_gains, apart), [_turned(one) for one in down]
 
 
 def _order(one: Gain) -> tuple[int, str, int, int]:

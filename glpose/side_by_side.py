@@ -19,7 +19,7 @@ MARGIN = 0.3  # of the larger side of the shown person, on each side
 TIGHT = 0.1  # of it in all, where the frame ends sooner
 REACH = 0.6  # of that side, how far off estimated joints may lie that a picture makes room for
 LEAST_SIDE = 48  # px of a region
-RING = 9  # px
+RING, SMALL_RING = 9, 6  # px, round a person and in a whole frame
 LINE = 2  # px; of people who are not those shown, 1
 
 LIMBS = ((LEFT, "left"), (RIGHT, "right"), (MIDDLE, "middle"), (NOBODYS, "pose that stands for nobody"))
@@ -27,7 +27,7 @@ RINGS = ((WRONG, "wrong joint, where it was estimated"), (MISSING, "missing join
 
 # Of the sheet, px: left of the pictures, the title, lines below it, captions, between pictures, the legend.
 GUTTER, TITLE, LINE_HEIGHT, HEADER, GAP, LEGEND = 125, 30, 16, 52, 5, 36
-LEAST_WIDTH = 900  # of the sheet, px, for its heading
+LEAST_WIDTH = 960  # of the sheet, px, for its heading
 DPI = 100
 GAINS = {"gain": "#7fd18f", "loss": "#ff9a8c"}
 PAPER, INK = "#202226", "#ececec"  # dark, as pale limbs are in the legend too
@@ -108,7 +108,8 @@ def draw_system(frame: np.ndarray, view: View, pairs: PairedPoses, number: int, 
         truth, found = view.points(pairs.truth[row]), view.points(pairs.found[row])
         for joint in np.flatnonzero(pairs.counts[row] & ~pairs.right[row]):
             missing = not np.isfinite(found[joint]).all()
-            draw_ring(picture, truth[joint] if missing else found[joint], RING, MISSING if missing else WRONG, missing)
+            where, colour = (truth[joint], MISSING) if missing else (found[joint], WRONG)
+            draw_ring(picture, where, SMALL_RING if view.person is None else RING, colour, dashed=missing)
     return picture
 
 
@@ -169,7 +170,7 @@ def write_sheet(
             if corner:
                 write(left + 7, y + 7, corner, 10, va="top", bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 3})
     figure.legend(
-        handles=_legend(), loc="lower left", bbox_to_anchor=(GUTTER / width, 0), ncols=6, fontsize=8, frameon=False,
+        handles=_legend(), loc="lower left", bbox_to_anchor=(0, 0), ncols=6, fontsize=8, frameon=False,
         labelcolor=INK, handlelength=1.5, columnspacing=1.6,
     )  # fmt: skip
     figure.savefig(path, format="png", dpi=DPI)

@@ -251,7 +251,8 @@ def compare(
 
     request = Request(
         rows=named_rows(rows), heads=named_files("--heads", heads),
-        predictions=named_files("--predictions", predictions), of=of, against=against, gains=gains, losses=losses, frames=named_frames(frames), tag=tag, whole=whole,
+        predictions=named_files("--predictions", predictions), of=of, against=against,
+        gains=gains, losses=losses, frames=named_frames(frames), tag=tag, whole=whole,
     )  # fmt: skip
     _print(compare_rows(context, request, out))
 

@@ -25,7 +25,7 @@ from store.errors import ConfigError, DataError
 from store.places import writing_file
 from store.tables import BOX
 
-APART = 10  # frames of one video that are shown lie this far from each other
+APART = 5  # frames of one video that are shown lie this far from each other
 NAME = "compare"
 PERSON_SIZE = (260, 320)  # width, height, px of a picture round one person
 FRAME_WIDTH = 480  # px of a picture of the whole frame

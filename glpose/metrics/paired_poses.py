@@ -11,7 +11,7 @@ right: what a picture of several systems' errors is drawn from.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,12 @@ class PairedPoses:
     right: np.ndarray
     loose_frame: np.ndarray
     loose: np.ndarray
+
+    def only(self, joints: np.ndarray) -> PairedPoses:
+        """Without the predictions of other joints. joints: (J,) bool."""
+        kept = joints[:, None]
+        found, loose = (np.where(kept, xy, np.nan) for xy in (self.found, self.loose))
+        return replace(self, found=found, loose=loose)
 
 
 def of_posetrack(
