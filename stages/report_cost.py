@@ -28,12 +28,12 @@ def store_section(context: Context) -> Section:
             "dtype": line["dtype"],
             "each": " x ".join(map(str, line["shape"])),
             "dims": ", ".join(line["dims"][1:]),
-            "proposals": int(line["proposals"]),
-            "bytes": size_words(int(line["bytes"])),
+            "proposals": line["proposals"],
+            "bytes": size_words(line["bytes"]),
             "each_bytes": size_words(round(line["bytes"] / line["proposals"])) if line["proposals"] else None,
-            "ratio": number_or_none(float(line["ratio_to_float16"])),
+            "ratio": number_or_none(line["ratio_to_float16"]),
         }
-        for part, line in described.iterrows()
+        for part, line in described.to_dict("index").items()
     ]
     titles = {
         "part": "array or file", "dtype": "dtype", "each": "each", "dims": "axes", "proposals": "people",
@@ -41,11 +41,11 @@ def store_section(context: Context) -> Section:
     }  # fmt: skip
     columns = [Column(key, title, 3) for key, title in titles.items()]
     table = Table("store", "The feature store", columns, rows)
-    total = described.loc["total"]
-    people, words = int(total["proposals"]), size_words(int(total["bytes"]))
-    ratio = number_or_none(float(total["ratio_to_float16"]))
+    total = described.to_dict("index")["total"]
+    people, words = total["proposals"], size_words(total["bytes"])
+    ratio = number_or_none(total["ratio_to_float16"])
     intro = (
-        f"{words} for {people:,} people in {int(total['videos'])} videos: {schema.backbone} maps of "
+        f"{words} for {people:,} people in {total['videos']} videos: {schema.backbone} maps of "
         f"{' x '.join(map(str, schema.map_shape))} as {schema.dtype} with {schema.codec}"
         + (f", {100 * ratio:.1f} % of the same maps as raw float16." if ratio is not None else ".")
     )

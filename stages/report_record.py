@@ -47,11 +47,9 @@ def options_section(context: Context) -> Section:
     titles = {"option": "option", "value": "value", "default": "default", "meaning": "meaning"}
     columns = [Column(key, title) for key, title in titles.items()]
     own = [{**row, "source": ""} for row in rows if row["source"] == "changed"]
-    changed, every = (
-        Table("", "Options that are not the defaults", columns, own),
-        Table("", "All options", columns, rows),
-    )
-    intro = f"{len(own)} of {len(rows)} options are not the defaults, which are the paper's or what it most defensibly means."
+    changed = Table("", "Options that are not the defaults", columns, own)
+    every = Table("", "All options", columns, rows)
+    intro = f"{len(own)} of {len(rows)} options are not the defaults, which follow the paper."
     folded = details("All options, the changed ones in bold", html_table(every, every.title))
     return Section("Options", "options", paragraph(intro) + html_table(changed, changed.title) + folded)
 
@@ -96,7 +94,7 @@ def record_section(context: Context) -> Section:
     return Section("To cite and repeat", "record", Markup("").join(parts), style=STYLE)
 
 
-STYLE = "#record td { overflow-wrap: anywhere; min-width: 4rem; }"
+STYLE = "#record td:not(.short):not(.number) { overflow-wrap: anywhere; min-width: 17rem; }"  # digests
 
 
 def recipe(config: PipelineConfig) -> str:

@@ -101,15 +101,11 @@ def recall_section(context: Context) -> Section:
     tags = [tag for tag in recall_by_tag.TAGS if first.loc[tag, "joints_all"] > 0]
     named = [f"{tag} ({int(first.loc[tag, 'joints_all']):,})" for tag in tags]
     measures = {"PCKh@0.5, everybody": "pckh50_all", "PCK@0.1, everybody": "pck10_all"}
-    panels = [
-        Dots(
-            title,
-            "percent right",
-            named,
-            {label: [float(own.loc[t, column]) for t in tags] for label, own in by_row.items()},
-        )
-        for title, column in measures.items()
-    ]
+    groups = [size for group in TAG_GROUPS if (size := sum(tag in tags for tag in group))]
+    panels = []
+    for title, column in measures.items():
+        values = {label: [float(own.loc[tag, column]) for tag in tags] for label, own in by_row.items()}
+        panels.append(Dots(title, "percent right", named, values, groups))
     intro = (
         "Annotated joints that are found, by what makes them hard: hidden by the person's own body or by others, "
         "moving fast, out of focus. In brackets: how many there are."

@@ -33,7 +33,7 @@ def training_section(context: Context) -> Section:
         _panel("Loss", "training loss", logs, "loss", log=True),
         _panel("PCK", "PCK on heatmaps, percent", logs, "pck"),
     ]
-    held_out = [name for name, log in logs.items() if log["validation_loss"].notna().any()]
+    held_out = [name for name, log in logs.items() if bool(log["validation_loss"].notna().any())]
     if held_out:
         panels += [
             _panel("Loss, held-out videos", "loss", logs, "validation_loss", log=True),

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -28,7 +28,7 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Colours that matplotlib writes and nothing else has -> the page's variables, which they become.
 VARIABLES = ("text", "muted", "line", "page", *(f"series-{number}" for number in range(SERIES)))
 STAND_INS = {name: f"#0a0b{number:02x}" for number, name in enumerate(VARIABLES)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and takes the page's font
     "svg.hashsalt": "glpose",  # the same chart is the same file
     "font.family": "sans-serif",
