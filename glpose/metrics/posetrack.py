@@ -305,9 +305,9 @@ def precision_recall(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple
 
 
 def envelope_of(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) samples to (S,) recall, ascending, and (S,) precision envelope, from 0 to 1: the best at that recall or above.
+    """(S,) samples, by falling score, to (S,) recall, ascending, and (S,) precision envelope, both from 0 to 1.
 
-    Samples by falling score; n_gt > 0.
+    The envelope is the best precision at that recall or above. n_gt > 0.
     """
     right = np.cumsum(correct[np.argsort(score, kind="stable")[::-1]])
     precision = right / np.arange(1, len(right) + 1)
