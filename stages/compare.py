@@ -57,7 +57,8 @@ class Request:
 class Shown:
     """A chosen frame, or a person in it. why: "gain", "loss" or "chosen".
 
-    picture: the whole frame, BGR. pairs: row -> the poses of its video. mask: (P, J) joints that are counted.
+    picture: the whole frame, BGR. pairs: row -> the poses of its video, without joints that are annotated nowhere: what
+    networks say of those means nothing. mask: (P, J) joints that are counted.
     """
 
     why: str
@@ -145,12 +146,13 @@ def find_comparison(context: Context, request: Request) -> Comparison:
         with tempfile.TemporaryDirectory(prefix="glpose-") as folder:
             pairs |= _pair(context, protocol, needed, late, Path(folder))[0]
     pictures = _pictures(needed, [one for _, one in chosen])
+    annotated = np.any([np.isfinite(own.truth[..., 0]).any(axis=0) for own in pairs[of.name].values()], axis=0)
     frames = [
         Shown(
             why,
             one,
             pictures[one.video, one.frame],
-            {row.name: pairs[row.name][one.video] for row in rows},
+            {row.name: pairs[row.name][one.video].only(annotated) for row in rows},
             masks[one.video],
         )
         for why, one in chosen

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from glpose.report.page import LeftOut, Section, render_page
+from stages.compare_section import compare_section
 from stages.console import size_words
 from stages.detect import boxes_in_words
 from stages.report_cost import stages_section, store_section
@@ -29,6 +30,7 @@ SECTIONS: dict[str, Callable[[Context], Section | None]] = {
     "Scores by joint": joints_section,
     "Precision and recall": curves_section,
     "Recall by occlusion and blur": recall_section,
+    "Side by side": compare_section,
     "Training": training_section,
     "Ablation": ablation_section,
     "Store": store_section,

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from glpose.report.page import Section, template
+from glpose.side_by_side import RINGS
 
 ANCHOR = "side-by-side"
 QUALITY = 78  # of the JPEGs
@@ -20,10 +21,16 @@ STYLE = """
 .side-by-side-loss { font-weight: 600; color: var(--bad); }
 .side-by-side-strip { display: flex; gap: .4rem; width: max-content; }
 .side-by-side-strip div { width: min(13rem, 42vw); }
-.side-by-side-strip img { display: block; width: 100%; border-radius: 4px; }
+.side-by-side-strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .side-by-side-strip span { display: block; font-size: .82rem; color: var(--muted); margin-top: .2rem; }
-.side-by-side-key { display: inline-block; width: .8em; height: .8em; border-radius: 50%; border: 3px solid; vertical-align: -.1em; }
+.side-by-side-key {
+  display: inline-block; width: .8em; height: .8em; border-radius: 50%; border: 3px solid; vertical-align: -.1em;
+}
 """
+KEYS = [  # style of a border, what it stands for
+    (f"{style} rgb({red} {green} {blue})", label)
+    for style, ((blue, green, red), label) in zip(("solid", "dashed"), RINGS, strict=True)
+]
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,10 @@ class Strip:
 def side_by_side_section(title: str, lead: str, strips: Sequence[Strip]) -> Section:
     """The section. lead: a sentence on what is compared, and when a joint is right."""
     shown = [
-        {"strip": strip, "pictures": [(label, words, _data_uri(picture), picture.shape) for label, words, picture in strip.pictures]}
+        (strip, [(label, words, _data_uri(picture), picture.shape) for label, words, picture in strip.pictures])
         for strip in strips
     ]
-    html = template("side_by_side.html", lead=lead, strips=shown, anchor=ANCHOR)
+    html = template("side_by_side.html", lead=lead, strips=shown, keys=KEYS)
     return Section(title, ANCHOR, html, style=STYLE)
 
 
