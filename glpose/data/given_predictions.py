@@ -55,9 +55,10 @@ def take_posetrack(source: Path, spans: Mapping[str, Span], truth: Path, out: Pa
         where = dict.fromkeys(found, source)
     if not found:
         raise DataError(_of_none(source, spans))
+    evaluated = {name: _evaluated(content, spans[name], where[name]) for name, content in found.items()}
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in found.items():
-        (out / f"{name}.json").write_text(json.dumps(_evaluated(content, spans[name], where[name])))
+    for name, content in evaluated.items():
+        (out / f"{name}.json").write_text(json.dumps(content))
     return list(found)
 
 
