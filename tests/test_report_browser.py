@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from small_pipelines import finish_project, glpose_stage
 
-
 SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
 SECTIONS = ["results", "joints", "curves", "recall", "training", "store", "stages", "options", "record"]
 QUIET = [
@@ -101,6 +100,10 @@ def test_charts_have_the_colours_of_the_theme(opened: Opened) -> None:
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((sum, part) => sum + Number(part), 0)"
     )
     assert (page.evaluate(ground) < 384) == dark
+
+
+def test_the_table_of_results_is_whole_on_a_laptop(opened: Opened) -> None:
+    assert opened.page.locator("#results .scroll").evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 def test_wide_tables_scroll_by_themselves_and_by_keyboard(browser: Browser, report: Path) -> None:
