@@ -223,8 +223,8 @@ def test_tags(project: Path, tmp_path: Path) -> None:
     hidden = 0
     for one in content["annotations"]:
         if one["image_id"] == content["images"][2]["id"]:
-            points = np.array(one["keypoints"]).reshape(-1, 3).any(axis=1)
-            hidden += sum(there and tag in (1, 2) for there, tag in zip(points, one["occlusion"], strict=True))
+            points = np.array(one["keypoints"]).reshape(-1, 3)
+            hidden += sum(point.any() and tag in (1, 2) for point, tag in zip(points, one["occlusion"], strict=True))
     (row,) = table_of(tmp_path / "a.csv")
     assert int(row["joints"]) == hidden > 0 and "hidden joints" in printed
 

@@ -26,7 +26,7 @@ from stages.report_record import changes, recipe
 from store.errors import ConfigError
 
 ALL = [  # anchors, of a pipeline on PoseTrack18 files with tags
-    "results", "joints", "curves", "recall", "training", "store", "stages", "options", "record",
+    "results", "joints", "curves", "recall", "side-by-side", "training", "store", "stages", "options", "record",
 ]  # fmt: skip
 EVIL = "<script>alert(1)</script> & \"'"
 
@@ -165,7 +165,7 @@ def test_a_damaged_output_leaves_the_other_sections(finished: Path, tmp_path: Pa
     config = write_pipeline(tmp_path / "project")
     (tmp_path / "project/work/eval/latest/results/predictions/glpose/c.json").write_text("{")
     page = page_of(config)
-    assert page.anchors == [*(name for name in ALL if name != "curves"), "left-out"]
+    assert page.anchors == [*(name for name in ALL if name not in ("curves", "side-by-side")), "left-out"]
     assert "c.json" in page.text["left-out"]
 
 
