@@ -15,6 +15,9 @@ from store.errors import DataError
 
 LABEL = cv2.FONT_HERSHEY_SIMPLEX
 SURE, UNSEEN = 0.6, 0.05  # scores of joints that `draw_people` draws wholly, and not at all
+# BGR, where errors are shown: limbs by side, as swapped sides are a common one, and rings around joints.
+LEFT, RIGHT, MIDDLE, NOBODYS = (255, 170, 60), (90, 215, 90), (235, 235, 235), (175, 175, 175)
+WRONG, MISSING = (50, 50, 255), (0, 200, 255)
 
 
 def person_colour(person: int) -> tuple[int, int, int]:
@@ -112,6 +115,29 @@ def _named_box(out: np.ndarray, box: np.ndarray, name: str, colour: tuple[int, i
     top = max(y1 - height - below - 2, 0)  # above the box, or inside where that is outside of the frame
     cv2.rectangle(out, (x1, top), (x1 + width + 4, top + height + below + 2), colour, -1)
     cv2.putText(out, name, (x1 + 2, top + height + 1), LABEL, size, (0, 0, 0), thickness, cv2.LINE_AA)
+
+
+def draw_skeleton(
+    picture: np.ndarray, pose: np.ndarray, joints: JointSet, thickness: int, colour: tuple[int, int, int] | None = None
+) -> None:
+    """Draw limbs and joints into a BGR picture; pose: (J, 2) x, y in its px, NaN where absent. colour None: by side."""
+    there = np.isfinite(pose[:, 0]) & np.isfinite(pose[:, 1])
+    sides = [RIGHT if "right" in name else LEFT if "left" in name else MIDDLE for name in joints.joints]
+    for a, b in joints.limbs:
+        if there[a] and there[b]:
+            ends = {sides[a], sides[b]} - {MIDDLE}
+            limb = colour or (ends.pop() if len(ends) == 1 else MIDDLE)
+            cv2.line(picture, _pixel(pose[a]), _pixel(pose[b]), limb, thickness, cv2.LINE_AA)
+    for joint in np.flatnonzero(there):
+        cv2.circle(picture, _pixel(pose[joint]), thickness + 1, colour or sides[joint], -1, cv2.LINE_AA)
+
+
+def draw_ring(picture: np.ndarray, point: np.ndarray, radius: int, colour: tuple[int, int, int], dashed: bool) -> None:
+    """Draw a ring into a BGR picture around a point (2,) x, y in its px, on a darker one that sets it off."""
+    arcs = [(start, start + 30) for start in range(0, 360, 60)] if dashed else [(0, 360)]
+    for shade, thickness in (((20, 20, 20), 4), (colour, 2)):
+        for start, stop in arcs:
+            cv2.ellipse(picture, _pixel(point), (radius, radius), 0, start, stop, shade, thickness, cv2.LINE_AA)
 
 
 def draw_boxes(frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -63,8 +63,8 @@ class Scores:
     joints: pd.DataFrame | None = None
 
 
-def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """AP as poseval computes it; files in the form of the videos' own PoseTrack version."""
+def write_posetrack(out: Path, videos: Sequence[EvaluatedVideo]) -> None:
+    """Write ground truth and the predictions of every variant, in the form of the videos' own PoseTrack version."""
     for video in videos:
         truth = ground_truth(video.ref, video.start, video.stop)
         _write_json(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
@@ -76,6 +76,11 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
             else:
                 content = predictions.posetrack18(truth["images"], frame, boxes, poses)
             _write_json(out / PREDICTIONS / variant / f"{video.ref.name}.json", content)
+
+
+def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """AP as poseval computes it."""
+    write_posetrack(out, videos)
     results = {
         variant: posetrack.evaluate(out / GROUND_TRUTH, out / PREDICTIONS / variant, joints=options.joints)
         for variant in videos[0].poses
@@ -100,8 +105,8 @@ def score_posetrack(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOp
     )
 
 
-def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """PCK of one person per frame; files as `glpose.data.poses` describes them."""
+def write_pck(out: Path, videos: Sequence[EvaluatedVideo]) -> None:
+    """Write ground truth and the predictions of every variant as `glpose.data.poses` describes them."""
     for video in videos:
         truth = _annotated(video)
         write_poses(out / GROUND_TRUTH / f"{video.ref.name}.json", truth)
@@ -116,7 +121,12 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
                 keypoints=poses,
             )
             write_poses(out / PREDICTIONS / variant / f"{video.ref.name}.json", found)
-    joints, how = _notes(videos[0]).joints, options.pck
+
+
+def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """PCK of one person per frame."""
+    write_pck(out, videos)
+    joints, how = annotations_of(videos[0]).joints, options.pck
     results = {
         variant: pck.evaluate(
             out / GROUND_TRUTH, out / PREDICTIONS / variant, joints, how.alpha, how.size, options.joints
@@ -136,9 +146,9 @@ def score_pck(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
     )
 
 
-def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
-    """OKS AP as pycocotools computes it, and PCK by joint group; one COCO file of all videos for each side."""
-    joints, source = _notes(videos[0]).joints, videos[0].ref.path
+def write_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> None:
+    """Write one COCO annotation file of all videos, and a result file of every variant."""
+    joints, source = annotations_of(videos[0]).joints, videos[0].ref.path
     truth: dict[str, Any] = {}
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in videos[0].poses}
     for video in videos:
@@ -151,13 +161,23 @@ def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions)
         for variant, poses in video.poses.items():
             ranks = predictions.coco_scores(poses[..., 2], video.table["score"].to_numpy(), options.score)
             found[variant] += predictions.coco(ids, frame, ranks, poses, category["id"], columns)
-    annotated, alpha = out / GROUND_TRUTH / "keypoints.json", options.pck.alpha
-    _write_json(annotated, truth)
-    results = {}
+    _write_json(out / GROUND_TRUTH / predictions.COCO_FILE, truth)
     for variant, poses in found.items():
-        path = out / PREDICTIONS / variant / "keypoints.json"
-        _write_json(path, poses)
-        results[variant] = oks.evaluate(annotated, path, joints, alpha=alpha)
+        _write_json(out / PREDICTIONS / variant / predictions.COCO_FILE, poses)
+
+
+def score_oks(out: Path, videos: Sequence[EvaluatedVideo], options: EvalOptions) -> Scores:
+    """OKS AP as pycocotools computes it, and PCK by joint group."""
+    write_oks(out, videos, options)
+    joints, alpha, truth = (
+        annotations_of(videos[0]).joints,
+        options.pck.alpha,
+        out / GROUND_TRUTH / predictions.COCO_FILE,
+    )
+    results = {
+        variant: oks.evaluate(truth, out / PREDICTIONS / variant / predictions.COCO_FILE, joints, alpha=alpha)
+        for variant in videos[0].poses
+    }
     return Scores(
         metric="OKS AP",
         results={variant: result.as_json() for variant, result in results.items()},
@@ -185,6 +205,13 @@ def write_recall(out: Path, joints: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def annotations_of(video: EvaluatedVideo) -> Annotations:
+    """What is annotated in a video. DataError where nobody is."""
+    if video.video.annotations is None:
+        raise DataError(f"video {video.ref.name!r} has no annotations: there is nothing to score against")
+    return video.video.annotations
+
+
 def _tagged_joints(out: Path, videos: Sequence[EvaluatedVideo]) -> pd.DataFrame | None:
     """Joints of all variants, from the files that are scored; None where no video has tags, or nobody is annotated."""
     if all(video.video.annotations is None or video.video.annotations.tags is None for video in videos):
@@ -200,7 +227,7 @@ def _tagged_joints(out: Path, videos: Sequence[EvaluatedVideo]) -> pd.DataFrame 
 
 
 def _annotated(video: EvaluatedVideo) -> PoseFile:
-    notes = _notes(video)
+    notes = annotations_of(video)
     rows = np.flatnonzero((notes.frame >= video.start) & (notes.frame < video.stop))
     return PoseFile(
         video=video.ref.name,
@@ -211,12 +238,6 @@ def _annotated(video: EvaluatedVideo) -> PoseFile:
         score=np.ones(len(rows)),
         keypoints=notes.keypoints[rows],
     )
-
-
-def _notes(video: EvaluatedVideo) -> Annotations:
-    if video.video.annotations is None:
-        raise DataError(f"video {video.ref.name!r} has no annotations: there is nothing to score against")
-    return video.video.annotations
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -212,6 +212,52 @@ def tables(
 
 
 @app.command()
+def compare(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    videos: Videos = "*",
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="NAMES", help="Rows of eval and the ablation, such as single_frame,n=0,glpose."),
+    ] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option("--heads", metavar="NAME=FILE", help="A row by other heads; repeatable.")
+    ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option("--predictions", metavar="NAME=PATH", help="A row of any system's files; repeatable."),
+    ] = None,
+    of: Annotated[str | None, typer.Option(help="Row whose gains are shown; default the last.")] = None,
+    against: Annotated[str | None, typer.Option(help="Row that they are gains over; default the first.")] = None,
+    gains: Annotated[int, typer.Option(min=0, help="Frames of the largest gain.")] = 3,
+    losses: Annotated[int, typer.Option(min=0, help="Frames of the largest loss.")] = 3,
+    frames: Annotated[
+        list[str] | None, typer.Option("--frames", metavar="VIDEO:FRAME", help="This frame instead; repeatable.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Count hidden, rapid or defocused joints alone.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole/--crop", help="Whole frames, or the person in them who changes most.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="PNG to write; its table goes beside it.")
+    ] = None,
+) -> None:
+    """Show the same frames side by side, a row per system and the truth, inaccurate joints ringed: Figure 5."""
+    context = _context(pipeline, config, settings, videos)
+    from stages.compare import Request
+    from stages.compare import compare as compare_rows
+    from stages.compare_options import named_files, named_frames, named_rows
+
+    request = Request(
+        rows=named_rows(rows), heads=named_files("--heads", heads),
+        predictions=named_files("--predictions", predictions), of=of, against=against,
+        gains=gains, losses=losses, frames=named_frames(frames), tag=tag, whole=whole,
+    )  # fmt: skip
+    _print(compare_rows(context, request, out))
+
+
+@app.command()
 def pretrain(
     pipeline: Pipeline,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
@@ -335,6 +381,22 @@ def verify(
     from stages.verify import verify as verify_outputs
 
     verify_outputs(context, Console(), clean=clean, repair=repair, fast=fast)
+
+
+@app.command()
+def report(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the work folder.")
+    ] = None,
+) -> None:
+    """Write what a pipeline has found as one HTML page: tables, curves, costs, and all that it takes to do it again."""
+    context = _context(pipeline, config, settings, "*")
+    from stages.report import write_report
+
+    _print(write_report(context, out))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from glpose.data.dataset import joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, resolve_checkpoint
+from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, index_problem
 from glpose.runtime import choose_device
 from glpose.single_frame import load_single_frame, predict_frames
@@ -56,20 +58,34 @@ def poses(context: Context, shared: Split) -> dict[str, np.ndarray]:
     return found
 
 
+def heads_poses(context: Context, shared: Split, path: Path) -> np.ndarray:
+    """(P, J, 3) poses of all proposals of a split by the heads in a file, which see all that they were trained with.
+
+    CheckpointError for heads of another feature space, or that this pipeline's references are not for.
+    """
+    return _predict(context, shared, path, load_heads(path, space=shared.features.schema.space))
+
+
 def _of_heads(context: Context, shared: Split) -> np.ndarray:
     config = context.config
     assert config.eval.heads is not None
-    model = load_heads(config.eval.heads, space=shared.features.schema.space).to(choose_device(config.runtime))
+    model = load_heads(config.eval.heads, space=shared.features.schema.space)
     own, most = model.options, config.train.heads
     if own.k > most.k or own.n > most.n:
         raise CheckpointError(
             f"{config.eval.heads} needs k = {own.k}, n = {own.n}; train.heads here has k = {most.k}, n = {most.n}"
         )
-    if problem := index_problem(own, config.index):
-        raise CheckpointError(f"{config.eval.heads}: {problem}")
+    return _predict(context, shared, config.eval.heads, model)
+
+
+def _predict(context: Context, shared: Split, path: Path, model: GLPoseHeads) -> np.ndarray:
+    config = context.config
+    if problem := index_problem(model.options, config.index):
+        raise CheckpointError(f"{path}: {problem}")
     (found,) = predict_poses(
-        model, shared.features, shared.references, config.eval.score, config.runtime.batch_size,
-        ways=decodings(config.eval)[-1:], sigma=config.train.sigma, flip_order=joint_set(config.data).flip_order,
+        model.to(choose_device(config.runtime)), shared.features, shared.references, config.eval.score,
+        config.runtime.batch_size, ways=decodings(config.eval)[-1:], sigma=config.train.sigma,
+        flip_order=joint_set(config.data).flip_order,
     )  # fmt: skip
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
 from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
@@ -152,17 +153,23 @@ def _named(variant: str, way: Decoding, config: PipelineConfig) -> str:
     return variant if way == decodings(config.eval)[-1] else f"{variant}_{way.name}"
 
 
-def evaluated_videos(context: Context, split: Split, poses: dict[str, np.ndarray]) -> list[EvaluatedVideo]:
-    """The evaluation split's videos, each with its share of the poses of each variant, (P, J, 3)."""
+def evaluated_videos(
+    context: Context, split: Split, poses: dict[str, np.ndarray], videos: Sequence[str] | None = None
+) -> list[EvaluatedVideo]:
+    """Videos of the evaluation split, all by default, each with its share of the poses of each variant, (P, J, 3)."""
     table, found = split.features.table, []
-    for name in split_videos(context, "eval"):
-        ref = context.video(name)
-        video = open_video(ref)
-        start, stop = _span(ref, len(video))
+    for name in split_videos(context, "eval") if videos is None else videos:
         rows = (table["video"] == name).to_numpy()
         own = {variant: values[rows] for variant, values in poses.items()}
-        found.append(EvaluatedVideo(ref, video, start, stop, table.loc[rows], own))
+        found.append(evaluated_video(context, name, table.loc[rows], own))
     return found
+
+
+def evaluated_video(context: Context, name: str, table: pd.DataFrame, poses: dict[str, np.ndarray]) -> EvaluatedVideo:
+    """One video of the evaluation split with its proposals and the poses of each variant."""
+    ref = context.video(name)
+    video = open_video(ref)
+    return EvaluatedVideo(ref, video, *_span(ref, len(video)), table, poses)
 
 
 def _span(ref: VideoRef, length: int) -> tuple[int, int]:

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from glpose.data.video import open_frames
-from glpose.drawing import contact_sheet, draw_people, draw_poses, person_colour, write_image, write_video
+from glpose.drawing import (
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    contact_sheet,
+    draw_people,
+    draw_poses,
+    draw_ring,
+    draw_skeleton,
+    person_colour,
+    write_image,
+    write_video,
+)
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -72,6 +84,28 @@ def test_joints_outside_the_frame_and_nobody() -> None:
     assert not away.any()
     nobody = draw_poses(black(), np.zeros((0, 15, 3)), np.array([], int), POSETRACK, 0.1)
     assert nobody.shape == (HEIGHT, WIDTH, 3) and not nobody.any()
+
+
+def test_a_skeleton_shows_its_sides() -> None:
+    picture, points = black(), pose()[0, :, :2]
+    points[3] = np.nan
+    draw_skeleton(picture, points, POSETRACK, 1)
+    for joint, name in enumerate(POSETRACK.joints):
+        expected = RIGHT if "right" in name else LEFT if "left" in name else MIDDLE
+        assert picture[10 + 7 * joint, 40].tolist() == list(expected) or joint == 3, name
+    one = black()
+    draw_skeleton(one, points, POSETRACK, 1, colour=(9, 9, 9))
+    assert set(np.unique(one[10, 38:43])) <= set(range(10)) and one.any()
+
+
+def test_a_ring_is_around_its_point() -> None:
+    for dashed in (False, True):
+        picture = black()
+        draw_ring(picture, np.array([60.0, 50.0]), 9, (0, 0, 255), dashed)
+        red = np.argwhere((picture == [0, 0, 255]).all(axis=2))
+        assert len(red) > 20 and np.allclose(np.hypot(red[:, 0] - 50, red[:, 1] - 60), 9, atol=2)
+        assert np.allclose(red.mean(axis=0), [50, 60], atol=1.5)
+        assert not picture[50, 60].any()  # what is inside stays to be seen
 
 
 def test_contact_sheet() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from glpose.data.posetrack18 import NAMES
 from glpose.keypoints import POSETRACK, JointSet
 
+COCO_FILE = "keypoints.json"  # results of all videos, as eval writes them
 SURE = 0.2  # heatmap maximum from which a joint says something about its pose (HRNet's in_vis_thre)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from scipy.optimize import linear_sum_assignment
 from glpose.data.json_files import read_json_file
 from glpose.keypoints import JointSet
 from glpose.metrics.coco_entries import CATEGORY, as_coco
-from glpose.metrics.oks_files import Pose, read_annotated, read_predicted
+from glpose.metrics.oks_files import Layout, Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
+from glpose.metrics.precision_recall import Curve
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
 from store.errors import DataError
@@ -101,21 +102,12 @@ def evaluate_content(
     pred_name: str = "predictions",
 ) -> OKSResult:
     """`evaluate` of what the two files hold; the names are what messages call them."""
-    sigmas = np.array(joints.sigmas, np.float64)
-    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
-        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
-    # Areas and squared distances of joints far off may overflow, and are wrong all the same; pycocotools prints.
-    with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        layout, people = read_annotated(annotated, joints, gt_name)
-        poses = read_predicted(predicted, layout, pred_name)
-        images = [number for number in layout.images.values() if number is not None]
-        scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
-        scorer.params.kpt_oks_sigmas = sigmas
-        scorer.params.maxDets = [MAX_POSES]
-        scorer.evaluate()
+    with _quiet():
+        scorer, layout, people, poses = _matched(annotated, predicted, joints, gt_name, pred_name)
         scorer.accumulate()
         scorer.summarize()
-        pck = _pck(scorer, people, poses, joints, alpha)
+        pairs = _pairs(*_paired(scorer, people, poses), poses, joints, layout)
+        pck = score_poses(pairs.found, pairs.keypoints, pairs.boxes, joints, alpha)
     ap, ap50, ap75, medium, large, ar = (math.nan if value < 0 else 100.0 * float(value) for value in scorer.stats[:6])
     return OKSResult(
         ap=ap,
@@ -125,9 +117,57 @@ def evaluate_content(
         ap_large=large,
         ar=ar,
         pck=pck,
-        images=len(images),
+        images=sum(number is not None for number in layout.images.values()),
         problems=_crowded(poses, pred_name),
     )
+
+
+@dataclass(frozen=True)
+class PairedPeople:
+    """The n people of a file that AP counts, as `evaluate` pairs them for PCK with the m poses of another.
+
+    image: n ids. keypoints: (n, J, 3). boxes: (n, 4) xyxy. row: (n,) which pose stands for each, -1 without one.
+    pose_image: m ids. poses: (m, J, 3).
+    """
+
+    image: list[Any]
+    keypoints: np.ndarray
+    boxes: np.ndarray
+    row: np.ndarray
+    pose_image: list[Any]
+    poses: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        """(n, J, 2) x, y of the poses that stand for the people, NaN without one."""
+        lacking = np.full((1, *self.poses.shape[1:]), np.nan)
+        return np.concatenate([self.poses, lacking])[self.row, :, :2]
+
+
+def pair(gt: Path, pred: Path, joints: JointSet) -> PairedPeople:
+    """Who of a COCO result file stands for whom of an annotation file. Errors as of `evaluate`."""
+    annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
+    with _quiet():
+        scorer, layout, people, poses = _matched(annotated, predicted, joints, str(gt), str(pred))
+        return _pairs(*_paired(scorer, people, poses), poses, joints, layout)
+
+
+def curves(gt: Path, pred: Path, joints: JointSet) -> dict[str, Curve]:
+    """Precision against recall of the files that `evaluate` takes, at OKS 0.50, at 0.75 and as the mean that AP is of.
+
+    At pycocotools' 101 recalls; the area is the mean of the precisions there, as AP is. Empty where nobody is
+    annotated. DataError as of `evaluate`.
+    """
+    annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
+    with _quiet():
+        scorer, *_ = _matched(annotated, predicted, joints, str(gt), str(pred))
+        scorer.accumulate()
+    precision = scorer.eval["precision"][:, :, 0, 0, -1]  # (10 OKS, 101 recalls) of all areas
+    if (precision < 0).any():
+        return {}
+    shown = {"OKS 0.50": precision[0], "OKS 0.75": precision[5], "OKS 0.50 to 0.95, mean": precision.mean(axis=0)}
+    recall = np.asarray(scorer.params.recThrs)
+    return {name: Curve(recall, values, 100 * float(values.mean())) for name, values in shown.items()}
 
 
 def format_table(results: Mapping[str, OKSResult]) -> str:
@@ -147,39 +187,69 @@ def format_table(results: Mapping[str, OKSResult]) -> str:
     return f"AP to AR: OKS (COCO); then PCK@{alphas} of max(w, h)\n{text_table(rows)}"
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Areas and squared distances of joints far off may overflow, and are wrong all the same; pycocotools prints."""
+    with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _matched(
+    annotated: Any, predicted: Any, joints: JointSet, gt_name: str, pred_name: str
+) -> tuple[COCOeval, Layout, list[Pose], list[Pose]]:
+    """COCO's evaluator after it has matched the poses, and what both sides hold."""
+    sigmas = np.array(joints.sigmas, np.float64)
+    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
+    layout, people = read_annotated(annotated, joints, gt_name)
+    poses = read_predicted(predicted, layout, pred_name)
+    images = [number for number in layout.images.values() if number is not None]
+    scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
+    scorer.params.kpt_oks_sigmas = sigmas
+    scorer.params.maxDets = [MAX_POSES]
+    scorer.evaluate()
+    return scorer, layout, people, poses
+
+
+def _pairs(counted: list[Pose], rows: np.ndarray, poses: list[Pose], joints: JointSet, layout: Layout) -> PairedPeople:
+    ids = {number: image for image, number in layout.images.items() if number is not None}
+    keypoints, others = (
+        np.array([one.keypoints for one in side]).reshape(-1, len(joints), 3) for side in (counted, poses)
+    )
+    boxes = np.array([person.box for person in counted]).reshape(-1, 4)
+    return PairedPeople(
+        [ids[one.image] for one in counted], keypoints, boxes, rows, [ids[pose.image] for pose in poses], others
+    )
+
+
 def _entries(poses: list[Pose]) -> list[dict[str, Any]]:
     return [pose.entry for pose in poses]
 
 
-def _pck(scorer: COCOeval, people: list[Pose], poses: list[Pose], joints: JointSet, alpha: float) -> PCKResult:
-    """PCK of the people that count, each with the pose that stands for it."""
+def _paired(scorer: COCOeval, people: list[Pose], poses: list[Pose]) -> tuple[list[Pose], np.ndarray]:
+    """The n people that count, by image, and (n,) which of the poses stands for each, -1 where none does."""
     scorer.params.maxDets = [len(poses)]
     predicted = _by_image(poses)
     counted: list[Pose] = []
-    paired: list[np.ndarray] = []  # (J, 2) for each, NaN without a pose
+    rows: list[int] = []
     for image, members in _by_image(people).items():
-        kept = [row for row, person in enumerate(members) if person.counts]
-        own = [np.full((len(joints), 2), np.nan) for _ in kept]
+        kept = [place for place, row in enumerate(members) if people[row].counts]
+        own = [-1 for _ in kept]
         if kept and image in predicted:
             similarity = np.asarray(scorer.computeOks(image, CATEGORY))[:, kept]  # (poses by falling score, people)
-            ranked = sorted(predicted[image], key=lambda pose: -pose.entry["score"])
+            ranked = sorted(predicted[image], key=lambda row: -poses[row].entry["score"])
             for pose, person in zip(*linear_sum_assignment(similarity, maximize=True), strict=True):
-                own[person] = ranked[pose].keypoints[:, :2]
-        counted += [members[row] for row in kept]
-        paired += own
-    return score_poses(
-        np.array(paired).reshape(-1, len(joints), 2),
-        np.array([person.keypoints for person in counted]).reshape(-1, len(joints), 3),
-        np.array([person.box for person in counted]).reshape(-1, 4),
-        joints,
-        alpha,
-    )
+                own[person] = ranked[pose]
+        counted += [people[members[place]] for place in kept]
+        rows += own
+    return counted, np.array(rows, np.int64)
 
 
-def _by_image(poses: list[Pose]) -> dict[int, list[Pose]]:
-    grouped: dict[int, list[Pose]] = {}
-    for pose in poses:
-        grouped.setdefault(pose.image, []).append(pose)
+def _by_image(poses: list[Pose]) -> dict[int, list[int]]:
+    """Number of an image -> which of the poses are in it."""
+    grouped: dict[int, list[int]] = {}
+    for row, pose in enumerate(poses):
+        grouped.setdefault(pose.image, []).append(row)
     return grouped
 
 

@@ -7,7 +7,7 @@ Sub-JHMDB average in different ways, which differ by more than the methods do: s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -124,15 +124,8 @@ def score_poses(
     0 or a NaN do not count. boxes: (n, 4) xyxy of the annotated people, whose max(w, h) is their size; a person with
     a box or torso of no size, or with NaN in it, is left out. DataError where the joint set has no torso.
     """
-    known = np.isfinite(annotated[..., :2]).all(axis=-1) & (annotated[..., 2] > 0)
-    counts = known & (annotated[..., 2] >= (VISIBLE if counted == "visible" else 1))
-    sizes = _torsos(annotated, known, joints) if size == "torso" else _box_sizes(boxes)
-    usable = np.isfinite(sizes) & (sizes > 0)
-    distances = np.linalg.norm(predicted[..., :2] - annotated[..., :2], axis=-1)
-    with np.errstate(invalid="ignore"):
-        right = distances <= alpha * sizes[:, None]  # False for NaN
-    counts = counts & usable[:, None]
-    total, hits = counts.sum(axis=0), (counts & right).sum(axis=0)
+    counts, right, usable = right_joints(predicted, annotated, boxes, joints, alpha, size, counted)
+    total, hits = counts.sum(axis=0), right.sum(axis=0)
 
     per_joint = np.full(len(joints), np.nan)
     np.divide(100.0 * hits, total, out=per_joint, where=total > 0)
@@ -157,6 +150,30 @@ def score_poses(
     )
 
 
+def right_joints(
+    predicted: np.ndarray,
+    annotated: np.ndarray,
+    boxes: np.ndarray,
+    joints: JointSet,
+    alpha: float = PCK_ALPHA,
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, J) bool of joints that count, (n, J) of those that are right, (n,) of people who are not left out.
+
+    Arguments and errors as of `score_poses`.
+    """
+    known = np.isfinite(annotated[..., :2]).all(axis=-1) & (annotated[..., 2] > 0)
+    counts = known & (annotated[..., 2] >= (VISIBLE if counted == "visible" else 1))
+    sizes = _torsos(annotated, known, joints) if size == "torso" else _box_sizes(boxes)
+    usable = np.isfinite(sizes) & (sizes > 0)
+    distances = np.linalg.norm(predicted[..., :2] - annotated[..., :2], axis=-1)
+    counts &= usable[:, None]
+    with np.errstate(invalid="ignore"):
+        right = counts & (distances <= alpha * sizes[:, None])  # False for NaN
+    return counts, right, usable
+
+
 def evaluate(
     gt_dir: str | Path,
     pred_dir: str | Path,
@@ -172,10 +189,29 @@ def evaluate(
     DataError, naming the file, where one is missing or malformed, or has the joints of another set.
     """
     joints = joints or joint_set_of(Path(gt_dir))
-    predicted, annotated, boxes = [], [], []
-    predictions = list_videos(Path(pred_dir))
-    for name, path in _pose_files(Path(gt_dir)).items():
-        other = predictions.get(name, Path(pred_dir) / f"{name}.json")
+    return score_poses(*_paired(Path(gt_dir), Path(pred_dir), joints), joints, alpha, size, counted)
+
+
+def evaluate_alphas(
+    gt_dir: str | Path,
+    pred_dir: str | Path,
+    joints: JointSet,
+    alphas: Sequence[float],
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> list[PCKResult]:
+    """`evaluate` at several alphas, with the files read once."""
+    paired = _paired(Path(gt_dir), Path(pred_dir), joints)
+    return [score_poses(*paired, joints, alpha, size, counted) for alpha in alphas]
+
+
+def pair_poses(gt_dir: Path, pred_dir: Path, joints: JointSet) -> Iterator[tuple[PoseFile, PoseFile, np.ndarray]]:
+    """Per annotated file: it, its predictions, and for each of the n people the row of the prediction that stands for
+    it, -1 without one. As `evaluate` pairs them, with its errors.
+    """
+    predictions = list_videos(pred_dir)
+    for name, path in _pose_files(gt_dir).items():
+        other = predictions.get(name, pred_dir / f"{name}.json")
         truth, found = read_poses(path), read_poses(other)
         for file, where in ((truth, path), (found, other)):
             if file.joints != joints.joints:
@@ -184,12 +220,13 @@ def evaluate(
             raise DataError(f"{other} has other frames than {path}: {_first_difference(truth, found)}")
         if len(np.unique(truth.frame)) < len(truth.frame):
             raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
-        predicted.append(_best_of_frames(found, truth.frame))
-        annotated.append(truth.keypoints)
-        boxes.append(truth.boxes)
-    return score_poses(
-        np.concatenate(predicted), np.concatenate(annotated), np.concatenate(boxes), joints, alpha, size, counted
-    )
+        yield truth, found, _best_of_frames(found, truth.frame)
+
+
+def poses_of(found: PoseFile, rows: np.ndarray) -> np.ndarray:
+    """(n, J, 2) x, y of n rows of a file, NaN for row -1."""
+    lacking = np.full((1, len(found.joints), 2), np.nan)
+    return np.concatenate([found.keypoints[..., :2], lacking])[rows]
 
 
 def joint_set_of(gt_dir: Path) -> JointSet:
@@ -234,6 +271,14 @@ def conventions(joints: JointSet) -> list[str]:
     ]
 
 
+def _paired(gt_dir: Path, pred_dir: Path, joints: JointSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `score_poses` takes first: predicted, annotated and boxes of all people."""
+    pairs = list(pair_poses(gt_dir, pred_dir, joints))
+    predicted = np.concatenate([poses_of(found, rows) for _, found, rows in pairs])
+    annotated = np.concatenate([truth.keypoints for truth, _, _ in pairs])
+    return predicted, annotated, np.concatenate([truth.boxes for truth, _, _ in pairs])
+
+
 def _pose_files(folder: Path) -> dict[str, Path]:
     files = list_videos(folder)
     if not files:
@@ -252,12 +297,12 @@ def _first_difference(truth: PoseFile, found: PoseFile) -> str:
 
 
 def _best_of_frames(found: PoseFile, frames: np.ndarray) -> np.ndarray:
-    """(n, J, 2) x, y of the pose with the highest box score in each frame, NaN where there is none."""
-    best = np.full((len(frames), len(found.joints), 2), np.nan)
+    """(n,) row of the pose with the highest box score in each frame, -1 where there is none."""
+    best = np.full(len(frames), -1)
     for row, frame in enumerate(frames):
         candidates = np.flatnonzero(found.frame == frame)
         if len(candidates):
-            best[row] = found.keypoints[candidates[found.score[candidates].argmax()], :, :2]
+            best[row] = candidates[found.score[candidates].argmax()]
     return best
 
 

@@ -162,16 +162,11 @@ def _of_video(gt: Path, pred: Path | None) -> pd.DataFrame:
     """The joint table of one video. pred: None stands for a missing file: nobody is matched."""
     content = read_annotation_json(gt)
     annotated, notes = parse_video(gt, content), posetrack18.parse(gt, content)
-    scored = posetrack.frames_with_people(annotated)
-    truth = posetrack.people_left(annotated, posetrack.points_left(annotated, annotated, scored))
+    truth, found, owner, _ = posetrack.pair_people(annotated, None if pred is None else read_video(pred))
+    taken = owner >= 0
     distance, matched = np.full(truth.has.shape, np.nan), np.zeros(len(truth.frame), bool)
-    if pred is not None:
-        predicted = read_video(pred)
-        found = posetrack.people_left(predicted, posetrack.points_left(predicted, annotated, scored))
-        owner, _ = posetrack.assign(truth, found)
-        taken = owner >= 0
-        distance[owner[taken]] = posetrack.distances(truth.xy[owner[taken]], found.xy[taken])
-        matched[owner[taken]] = True
+    distance[owner[taken]] = posetrack.distances(truth.xy[owner[taken]], found.xy[taken])
+    matched[owner[taken]] = True
     person, joint = np.nonzero(truth.has)
     row = truth.person[person]  # both readers list people by frame, then in the file's order
     tags = notes.tags or no_tags(len(notes.frame), len(POSETRACK))
