@@ -288,6 +288,22 @@ def verify(
 
 
 @app.command()
+def report(
+    pipeline: Pipeline,
+    config: Config = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the work folder.")
+    ] = None,
+) -> None:
+    """Write what a pipeline has found as one HTML page: tables, curves, costs, and all that it takes to do it again."""
+    context = _context(pipeline, config, settings, "*")
+    from stages.report import write_report
+
+    _print(write_report(context, out))
+
+
+@app.command()
 def inspect(
     pipeline: Pipeline,
     config: Config = None,

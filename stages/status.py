@@ -12,6 +12,7 @@ from rich.table import Table
 from stages.console import size_words, text_lines
 from stages.run import ASIDE, STAGES, check_before, check_owner, compare, expected_record, stages_of
 from stages.stage import Context, Stage, video_units
+from store.attempts import started
 from store.errors import CorruptData, NotCommitted, RecordMismatch
 from store.folder import Commit, StageFolder
 from store.record import Record, difference
@@ -55,11 +56,7 @@ def status(context: Context) -> list[str]:
     Files are not read, that is `verify`, and missing videos not opened. StoreError for a work folder of others.
     """
     check_owner(context)
-    context = _with_known_lengths(context)
-    stages = stages_of(context)
-    names = [stage.name for stage in stages] + [name for name in ASIDE if context.folder(name).path.is_dir()]
-    found = {name: look_at(_as_made(STAGES[name], context), context) for name in STAGES if name in names}
-    config = context.config
+    stages, found, config = stages_of(context), look_at_all(context), context.config
     lines = [f"{config.name} in {config.work}", "", *_table(found)]
     if reasons := [line for name, stage in found.items() for line in _reasons(name, stage)]:
         lines += ["", *reasons]
@@ -72,6 +69,14 @@ def plan_lines(stages: Sequence[Stage], context: Context) -> list[str]:
     """What a run of these stages would make, a line each; missing videos are opened, to tell which cannot be read."""
     check_owner(context)
     return _forecast(stages, context, {stage.name: look_at(stage, context, look=True) for stage in stages})
+
+
+def look_at_all(context: Context) -> dict[str, Found]:
+    """What each stage of a pipeline has, and of those made aside the ones that were begun, in the order of `STAGES`."""
+    context = _with_known_lengths(context)
+    names = [stage.name for stage in stages_of(context)]
+    names += [name for name in ASIDE if context.folder(name).path.is_dir()]
+    return {name: look_at(_as_made(STAGES[name], context), context) for name in STAGES if name in names}
 
 
 def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
@@ -163,21 +168,17 @@ def _why_stale(stage: Stage, before: Mapping[str, Mapping[str, Commit]], unit: s
     newer = [
         name
         for name, commits in before.items()
-        if any(_time(other) > _time(commit) for video, other in commits.items() if video == unit or not own)
+        if any(
+            started(other.attempt) > started(commit.attempt)
+            for video, other in commits.items()
+            if video == unit or not own
+        )
     ]
     if newer:
         return f"{_listed(newer, 'and')} made anew since"
     if stage.name in ("detect", "extract", "crops"):
         return "its frames, annotation or splits have changed"
     return "videos of the split, or their annotations, have changed"
-
-
-def _time(commit: Commit) -> int:
-    """When an attempt began, ns; 0 where its name does not say."""
-    try:
-        return int(commit.attempt.split("-")[0], 16)
-    except ValueError:
-        return 0
 
 
 def _begun(folder: StageFolder, unit: str) -> str:
@@ -212,13 +213,13 @@ def _table(found: Mapping[str, Found]) -> list[str]:
         counts = [getattr(stage, state) for state in STATES]
         units = "?" if stage.units is None else str(len(stage.units))
         size = sum(commit.bytes for commit in stage.counted.values())
-        shown.add_row(name, units, *(str(len(units)) for units in counts), size_words(size), _time_words([stage]))
+        shown.add_row(name, units, *(str(len(units)) for units in counts), size_words(size), time_words([stage]))
     size = sum(commit.bytes for stage in found.values() for commit in stage.counted.values())
-    shown.add_row("total", *([""] * (1 + len(STATES))), size_words(size), _time_words(list(found.values())))
+    shown.add_row("total", *([""] * (1 + len(STATES))), size_words(size), time_words(list(found.values())))
     return text_lines(shown, WIDEST)
 
 
-def _time_words(stages: Sequence[Found]) -> str:
+def time_words(stages: Sequence[Found]) -> str:
     """What the units of stages took together, "-" where none of them says."""
     commits = [commit for stage in stages for commit in stage.counted.values()]
     known = [commit.seconds for commit in commits if commit.seconds is not None]

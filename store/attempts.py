@@ -31,6 +31,14 @@ def attempt_name() -> str:
     return f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"
 
 
+def started(attempt: str) -> int:
+    """When an attempt began, ns since 1970; 0 where its name does not say."""
+    try:
+        return int(attempt.split("-")[0], 16)
+    except ValueError:
+        return 0
+
+
 @contextmanager
 def fresh_folder(folder: Place) -> Iterator[Path]:
     """A new folder of this machine to fill: `folder` itself, or for S3 a temporary one."""

@@ -50,9 +50,12 @@ class Table:
     def text(self) -> str:
         """As plain text, columns aligned: text to the left, numbers to the right."""
         shown = [column for column in self.columns if column.title]
-        rows = [[column.title for column in shown], *([_shown(row, column) for column in shown] for row in self.rows)]
+        rows = [
+            [column.title for column in shown],
+            *([self.shown(row, column) for column in shown] for row in self.rows),
+        ]
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-        left = [_is_text(column, self.rows) for column in shown]
+        left = [self.is_text(column) for column in shown]
         lines = [
             "  ".join(
                 f"{cell:<{width}}" if first else f"{cell:>{width}}"
@@ -66,12 +69,27 @@ class Table:
         """As a Markdown table with its heading and notes."""
         shown = [column for column in self.columns if column.title]
         lines = [[column.title for column in shown]]
-        lines += [["---" if _is_text(column, self.rows) else "---:" for column in shown]]
-        lines += [[_shown(row, column).replace("|", "\\|") for column in shown] for row in self.rows]
+        lines += [["---" if self.is_text(column) else "---:" for column in shown]]
+        lines += [[self.shown(row, column).replace("|", "\\|") for column in shown] for row in self.rows]
         body = ["| " + " | ".join(cells) + " |" for cells in lines]
         return "\n".join(
             [f"**{self.title}**", "", *_items(self.heading()[1:]), *body, "", *_items(self.notes)]
         ).rstrip()
+
+    def shown(self, row: Mapping[str, Cell], column: Column) -> str:
+        """A cell as it is printed."""
+        value = row.get(column.key)
+        if value is None:
+            return ABSENT
+        if not isinstance(value, float):
+            return f"{value:,}" if isinstance(value, int) else value
+        spread = row.get(column.spread)
+        behind = "" if not isinstance(spread, float) else f" ± {spread:.{column.digits + 1}f}"
+        return f"{value:,.{column.digits}f}{behind}"
+
+    def is_text(self, column: Column) -> bool:
+        """Whether any cell of a column is text."""
+        return any(isinstance(row.get(column.key), str) for row in self.rows)
 
     def records(self) -> list[dict[str, Cell]]:
         """Every row with all keys, numbers as they are."""
@@ -90,21 +108,6 @@ class Table:
             with writing_file(folder / f"{self.name}.{ending}") as path:
                 path.write_text(text + "\n", encoding="utf-8")
         return [f"{self.name}.{ending}" for ending in ("csv", *texts)]
-
-
-def _shown(row: Mapping[str, Cell], column: Column) -> str:
-    value = row.get(column.key)
-    if value is None:
-        return ABSENT
-    if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else value
-    spread = row.get(column.spread)
-    behind = "" if not isinstance(spread, float) else f" ± {spread:.{column.digits + 1}f}"
-    return f"{value:,.{column.digits}f}{behind}"
-
-
-def _is_text(column: Column, rows: Sequence[Mapping[str, Cell]]) -> bool:
-    return any(isinstance(row.get(column.key), str) for row in rows)
 
 
 def _items(lines: Sequence[str]) -> list[str]:
