@@ -9,6 +9,7 @@ from glpose.report.page import LeftOut, Section, render_page
 from stages.console import size_words
 from stages.detect import boxes_in_words
 from stages.report_cost import stages_section
+from stages.report_inspector import inspector_section
 from stages.report_results import results_section
 from stages.report_state import made_at, states
 from stages.run import check_owner, claim_folder
@@ -23,6 +24,7 @@ NAME = "report.html"
 SECTIONS: dict[str, Callable[[Context], Section | None]] = {
     "Results": results_section,
     "Stages": stages_section,
+    "Retrieval inspector": inspector_section,
 }
 
 

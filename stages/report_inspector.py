@@ -1,0 +1,115 @@
+"""The report's retrieval inspector: people of the eval split, put together from extract, index and train."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glpose.data.dataset import Video, joint_set, open_video
+from glpose.evaluation import decodings, predict_poses
+from glpose.models.glpose import GLPoseHeads
+from glpose.report.contributions import Contributions, contributions, sources_of
+from glpose.report.crop_pictures import cut_pictures
+from glpose.report.inspection import Inspected, page_data, wanted_pictures
+from glpose.report.inspector import inspector
+from glpose.report.local_frames import local_frames
+from glpose.report.page import Section
+from glpose.report.selection import choose_people
+from glpose.report.truth import Truth, join_truth, truth_of
+from glpose.retrieval import comparable
+from stages.evaluate import heads_in_words, predict, prepare, trained_heads
+from stages.stage import Context
+from stages.train import Split, variants
+from store.tables import BOX
+
+PEOPLE = 24  # that are shown, by default
+
+
+def inspector_section(context: Context, people: int = PEOPLE) -> Section:
+    """At most so many people, as many as fit. NotCommitted where extract, index or train has not run."""
+    joints, inspected = joint_set(context.config.data), inspect_split(context, people)
+    pictures: dict[str, str] = {}
+    for name, wanted in wanted_pictures(inspected).items():
+        frames = open_video(context.video(name)).frames
+        pictures |= cut_pictures(frames, wanted, context.config.extract.crop_size)
+    data = page_data(inspected, joints, pictures)
+    return inspector(data, heads_in_words(context.config))
+
+
+def inspect_split(context: Context, people: int = PEOPLE) -> Inspected:
+    """The eval split with its chosen people, and all that goes into their poses."""
+    config, split = context.config, prepare(context)
+    features = split.features
+    table, frames = features.table, features.table["frame"].to_numpy()
+    model = trained_heads(config, split, context.output("train", "glpose"))
+    videos = {name: open_video(context.video(name)) for name in features.spans}
+    truth = join_truth([_truth(context, split, video) for video in videos.values()])
+
+    mean_error = truth.mean_errors(predict(config, split, context.output("train", "glpose"))[-1])
+    gain = _baseline_error(context, split, model, truth) - mean_error
+    chosen = choose_people(table, gain, people)
+    rows = np.array(list(chosen), np.int64)
+
+    sources, notes = [], []
+    for row in rows:
+        name = str(table["video"].iloc[row])
+        own = local_frames(
+            frames[[row]], len(videos[name]), model.offsets, model.options, config.extract.edge,
+            unreadable=_unreadable(context, name), k=config.eval.k,
+        )  # fmt: skip
+        sources.append(own[0][0])
+        notes.append(own[1][0])
+    alone = trained_heads(config, split, context.output("train", "single_frame")) if _has_alone(context) else None
+    return Inspected(
+        table=table,
+        regions=features.regions,
+        embeddings=comparable(features.embedding, config.index.similarity),
+        references=split.references,
+        truth=truth,
+        mean_error=mean_error,
+        gain=gain,
+        chosen=chosen,
+        offsets=model.offsets,
+        sources=np.array(sources),
+        notes=np.array(notes, dtype=object),
+        used=model.options.n if config.eval.n is None else min(config.eval.n, model.options.n),
+        glpose=_contributions(context, split, model, rows),
+        single_frame=None if alone is None else _contributions(context, split, alone, rows),
+    )
+
+
+def _contributions(context: Context, split: Split, model: GLPoseHeads, rows: np.ndarray) -> Contributions:
+    config = context.config
+    return contributions(
+        model, split.features, split.references, rows, decodings(config.eval)[-1], config.runtime.batch_size,
+        k=config.eval.k, n=config.eval.n, sigma=config.train.sigma, flip_order=joint_set(config.data).flip_order,
+    )  # fmt: skip
+
+
+def _has_alone(context: Context) -> bool:
+    return "single_frame" in variants(context.config)
+
+
+def _baseline_error(context: Context, split: Split, model: GLPoseHeads, truth: Truth) -> np.ndarray:
+    """(P,) mean error of the single frame's heads; without them, of GLPose's own on what is left of their inputs."""
+    config = context.config
+    if _has_alone(context):
+        return truth.mean_errors(predict(config, split, context.output("train", "single_frame"))[-1])
+    *_, (k, n) = sources_of(model, config.eval.k, config.eval.n).values()
+    if (k, n) == (config.eval.k, config.eval.n):
+        return np.full(len(split.features), np.nan)
+    (poses,) = predict_poses(
+        model, split.features, split.references, config.eval.score, config.runtime.batch_size,
+        k=k, n=n, ways=decodings(config.eval)[-1:], sigma=config.train.sigma,
+        flip_order=joint_set(config.data).flip_order,
+    )  # fmt: skip
+    return truth.mean_errors(poses)
+
+
+def _truth(context: Context, split: Split, video: Video) -> Truth:
+    table = split.features.table.iloc[slice(*split.features.spans[video.name])]
+    frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
+    return truth_of(frames, boxes, video.annotations, video.frames.size(), len(joint_set(context.config.data)))
+
+
+def _unreadable(context: Context, video: str) -> list[int]:
+    return [frame for frame, _ in context.commit("detect", video).meta["unreadable"]]
