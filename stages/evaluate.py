@@ -139,8 +139,9 @@ def predict(config: PipelineConfig, split: Split, trained: Place) -> list[np.nda
 
     One for each of `decodings(config.eval)`: what was asked for is the last.
     """
+    model = trained_heads(config, split, trained)
     return predict_poses(
-        trained_heads(config, split, trained), split.features, split.references, config.eval.score, config.runtime.batch_size,
+        model, split.features, split.references, config.eval.score, config.runtime.batch_size,
         k=config.eval.k, n=config.eval.n, ways=decodings(config.eval), sigma=config.train.sigma,
         flip_order=joint_set(config.data).flip_order,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from glpose.report.page import LeftOut, Section, render_page
@@ -24,19 +25,18 @@ NAME = "report.html"
 SECTIONS: dict[str, Callable[[Context], Section | None]] = {
     "Results": results_section,
     "Stages": stages_section,
-    "Retrieval inspector": inspector_section,
 }
 
 
-def write_report(context: Context, out: Path | None) -> list[str]:
-    """Write the page to `out`, or into the work folder; lines on what it holds.
+def write_report(context: Context, out: Path | None, people: int) -> list[str]:
+    """Write the page to `out`, or into the work folder; lines on what it holds. people: of the inspector, at most.
 
     NotCommitted where no stage has made anything; ConfigError where `out` is a folder.
     """
     if out is not None and out.is_dir():
         raise ConfigError(f"{out} is a folder: give the name of a file (--out)")
     check_owner(context)
-    text, sections, left_out = report_page(context)
+    text, sections, left_out = report_page(context, people)
     if out is None:
         claim_folder(context)  # before there is a file in it that is no stage's
         where = context.config.work / NAME
@@ -50,14 +50,15 @@ def write_report(context: Context, out: Path | None) -> list[str]:
     return [*lines, *(f"  left out: {title}: {reason}" for title, reason in left_out.items())]
 
 
-def report_page(context: Context) -> tuple[str, list[str], dict[str, str]]:
+def report_page(context: Context, people: int) -> tuple[str, list[str], dict[str, str]]:
     """The page, the titles of its sections, and of those left out why. NotCommitted where nothing was ever made."""
     name = context.config.name
     if not any(stage.counted for stage in states(context).values()):
         raise NotCommitted(f"nothing is made yet for pipeline {name!r}: glpose-stage run -p {name}")
     sections: list[Section] = []
     left_out: dict[str, str] = {}
-    for title, make in SECTIONS.items():
+    makers = {**SECTIONS, "Retrieval inspector": partial(inspector_section, people=people)}
+    for title, make in makers.items():
         try:
             section = make(context)
         except (LeftOut, GLPoseError) as reason:  # one damaged output must not keep the others from being shown

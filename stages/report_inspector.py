@@ -7,12 +7,13 @@ import numpy as np
 from glpose.data.dataset import Video, joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
 from glpose.models.glpose import GLPoseHeads
+from glpose.report import readings
 from glpose.report.contributions import Contributions, contributions, sources_of
 from glpose.report.crop_pictures import cut_pictures
 from glpose.report.inspection import Inspected, page_data, wanted_pictures
 from glpose.report.inspector import inspector
 from glpose.report.local_frames import local_frames
-from glpose.report.page import Section
+from glpose.report.page import LeftOut, Section
 from glpose.report.selection import choose_people
 from glpose.report.truth import Truth, join_truth, truth_of
 from glpose.retrieval import comparable
@@ -21,21 +22,26 @@ from stages.stage import Context
 from stages.train import Split, variants
 from store.tables import BOX
 
-PEOPLE = 24  # that are shown, by default
 
-
-def inspector_section(context: Context, people: int = PEOPLE) -> Section:
-    """At most so many people, as many as fit. NotCommitted where extract, index or train has not run."""
-    joints, inspected = joint_set(context.config.data), inspect_split(context, people)
+def inspector_section(context: Context, people: int) -> Section:
+    """At most so many people, as many as fit. NotCommitted where extract, index or train has not run, LeftOut for 0."""
+    if not people:
+        raise LeftOut("nobody is asked for (--people 0)")
+    config, inspected = context.config, inspect_split(context, people)
     pictures: dict[str, str] = {}
     for name, wanted in wanted_pictures(inspected).items():
         frames = open_video(context.video(name)).frames
-        pictures |= cut_pictures(frames, wanted, context.config.extract.crop_size)
-    data = page_data(inspected, joints, pictures)
-    return inspector(data, heads_in_words(context.config))
+        pictures |= cut_pictures(frames, wanted, config.extract.crop_size)
+    about = {
+        "local": readings.about_local(config.train.heads),
+        "references": readings.about_references(config.train.heads, config.index),
+        "outcomes": readings.about_outcomes(config.train.heads, config.eval.flip),
+    }
+    data = page_data(inspected, joint_set(config.data), pictures, about)
+    return inspector(data, heads_in_words(config))
 
 
-def inspect_split(context: Context, people: int = PEOPLE) -> Inspected:
+def inspect_split(context: Context, people: int) -> Inspected:
     """The eval split with its chosen people, and all that goes into their poses."""
     config, split = context.config, prepare(context)
     features = split.features
@@ -46,7 +52,7 @@ def inspect_split(context: Context, people: int = PEOPLE) -> Inspected:
 
     mean_error = truth.mean_errors(predict(config, split, context.output("train", "glpose"))[-1])
     gain = _baseline_error(context, split, model, truth) - mean_error
-    chosen = choose_people(table, gain, people)
+    chosen = choose_people(table, gain, truth.annotated, people)
     rows = np.array(list(chosen), np.int64)
 
     sources, notes = [], []

@@ -24,6 +24,7 @@ from glpose.report.contributions import (
 )
 from glpose.report.crop_pictures import Wanted, map_sheet
 from glpose.report.embedding_map import principal_plane, sample_rows
+from glpose.report.page import LeftOut
 from glpose.report.truth import Truth
 
 KEY_HEIGHT, SMALL_HEIGHT = 256, 128  # px of pictures: of key crops, of local and non-local ones
@@ -105,11 +106,17 @@ def wanted_pictures(inspected: Inspected) -> dict[str, dict[str, Wanted]]:
     return wanted
 
 
-def page_data(inspected: Inspected, joints: JointSet, pictures: Mapping[str, str], most: int = BYTES) -> dict[str, Any]:
+def page_data(
+    inspected: Inspected,
+    joints: JointSet,
+    pictures: Mapping[str, str],
+    about: Mapping[str, str],
+    most: int = BYTES,
+) -> dict[str, Any]:
     """All that the page's script shows, as JSON holds it; of the chosen people as many as fit in `most` bytes.
 
-    pictures: name -> data URI, of `wanted_pictures`; who has none of the key crop is left out. ValueError where nobody
-    fits.
+    pictures: name -> data URI, of `wanted_pictures`; who has none of the key crop is left out. about: what is to be
+    known of "local", "references" and "outcomes", from `readings`. LeftOut where nobody is left, or fits.
     """
     people = [
         _person(inspected, place, row, joints) for place, row in enumerate(inspected.chosen) if str(row) in pictures
@@ -126,11 +133,13 @@ def page_data(inspected: Inspected, joints: JointSet, pictures: Mapping[str, str
         kept.append(person)
         used |= own
     if not kept:
-        raise ValueError(f"nobody can be shown in {most} bytes")
+        raise LeftOut("there are no pictures of anybody" if not people else f"nobody fits in {most:,} bytes")
     return {
         "joints": [name.replace("_", " ") for name in joints.joints],
         "limbs": joints.limbs,
         "sources": shown,
+        "baseline": _baseline(inspected),
+        "about": dict(about),
         "grid": next(iter(inspected.heatmaps.values())).shape[-2:],
         "people": kept,
         "pictures": used,
@@ -165,7 +174,7 @@ def _person(inspected: Inspected, place: int, row: int, joints: JointSet) -> dic
                 "offset": offset,
                 "frame": source,
                 "picture": str(row) if source == frame else f"{row}@{source}",
-                "weight": _rounded(weight, 4),
+                "weight": _weight(weight),
                 "note": note,
             }
             for offset, source, weight, note in zip(
@@ -180,7 +189,7 @@ def _person(inspected: Inspected, place: int, row: int, joints: JointSet) -> dic
             {
                 "row": other,
                 "similarity": _rounded(similarity, 4),
-                "weight": _rounded(weight, 4),
+                "weight": _weight(weight),
                 "used": rank < inspected.used,
             }
             for rank, (other, similarity, weight) in enumerate(
@@ -219,8 +228,7 @@ def _readings(inspected: Inspected, place: int, row: int, mask: np.ndarray | Non
     ]
     errors = {source: values[place] for source, values in _errors(inspected).items()}
     found = [readings.of_weights(inspected.glpose.nonlocal_weight[place, there], inspected.used, same)]
-    if len(errors) > 1:
-        baseline = SINGLE_FRAME if SINGLE_FRAME in errors else list(errors)[-1]
+    if (baseline := _baseline(inspected)) is not None:
         size = float(inspected.truth.sizes[row])
         pair = {source: errors[source] for source in (ALL, baseline)}
         found.append(readings.of_errors(pair, LABELS, joints.joints, size))
@@ -230,6 +238,12 @@ def _readings(inspected: Inspected, place: int, row: int, mask: np.ndarray | Non
     if mask is not None:
         found.append(readings.of_mask(mask, _at_joints(inspected, place, row, mask), joints.joints))
     return [sentence for sentence in found if sentence]
+
+
+def _baseline(inspected: Inspected) -> str | None:
+    """The source that gains are over: the single frame's heads, else what GLPose makes of the least; None for none."""
+    *_, last = inspected.poses
+    return last if last != ALL else None
 
 
 def _at_joints(inspected: Inspected, place: int, row: int, mask: np.ndarray) -> np.ndarray:
@@ -282,6 +296,11 @@ def _in_crop(points: np.ndarray, region: np.ndarray, shape: tuple[int, ...]) -> 
 
 def _numbers(values: np.ndarray, digits: int) -> list[float | None]:
     return [_rounded(value, digits) for value in values.tolist()]
+
+
+def _weight(value: float) -> float:
+    """To four digits, however small."""
+    return float(f"{value:.4g}")
 
 
 def _rounded(value: float, digits: int) -> float | None:

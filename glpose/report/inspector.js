@@ -8,7 +8,8 @@ const personOf = new Map(data.people.map((person, place) => [person.row, place])
 const [height, width] = data.grid; // of the heatmaps
 const sourceNames = Object.keys(data.sources);
 const RIGHT = 0.1; // of the person's size: a joint so near is right, as for PCK@0.1
-const WHY = { gain: "Largest gains over the single frame", loss: "Largest losses", even: "From all over the videos" };
+const BASELINE = data.baseline === null ? "" : data.sources[data.baseline].label;
+const WHY = { gain: "Largest gains over " + BASELINE, loss: "Largest losses", even: "From all over the videos" };
 
 const state = { list: data.people.map((_, place) => place), person: 0, joint: -1, heat: true, pose: true };
 
@@ -35,9 +36,10 @@ function signed(value, digits = 0) {
   return (value > 0 ? "+" : value < 0 ? "\u2212" : "\u00b1") + number(Math.abs(value), digits);
 }
 
-// Weights span many orders: what is not 0 never reads as 0.
+// Weights span many orders: what is not 0 or 1 never reads so.
 function weightText(value) {
-  return value === 0 ? "0" : value < 0.001 ? "< 0.001" : number(value, value < 0.1 ? 3 : 2);
+  if (Number.isInteger(value)) return String(value);
+  return value < 0.001 ? "< 0.001" : value > 0.995 && value < 1 ? "> 0.99" : number(value, value < 0.1 ? 3 : 2);
 }
 
 function picture(name, text) {
@@ -86,6 +88,10 @@ function setUpChoice() {
       step(moves[event.key], event.currentTarget === byId("people"));
     });
   }
+  byId("gains").textContent = points.gain.some((gain) => gain !== null)
+    ? "Percent: how much nearer GLPose's joints are to the truth than those of " + BASELINE
+      + ", in sizes of the person, on average; a minus: how much farther."
+    : "These people are not annotated: nobody knows who gains.";
   listPeople();
 }
 
@@ -162,6 +168,7 @@ function showPerson(person) {
     points.action[place] ? "action: " + points.action[place] : null,
     "chosen as one of: " + WHY[person.why].toLowerCase(),
   ].filter(Boolean).join("; ") + ".";
+  fill(byId("portrait"), picture(String(person.row), "key crop"));
   fill(byId("readings"), ...person.readings.map((sentence) => make("li", {}, sentence)));
 }
 
@@ -170,19 +177,21 @@ function weightBar(weight, full) {
   return make("div", { class: "inspector-weight" }, make("i", { style: "width: " + share + "%" }));
 }
 
+function weightLine(weight, words = "weight ") {
+  return make("div", {}, words, make("b", {}, weightText(weight)));
+}
+
 function showLocal(person) {
   const full = Math.max(1, ...person.local.map((local) => local.weight));
-  byId("local-about").textContent = person.local.length
-    ? "The same box in the frames before and after. The nearer a frame is, the more it weighs (Eq. 2); a full bar is "
-      + number(full, full % 1 ? 2 : 0) + (full === 1 ? ", the weight of the key frame itself." : "; the key frame weighs 1.")
-    : "These heads use no local frames: the key frame is all they see of this box.";
+  byId("local-about").textContent = data.about.local + " A full bar is "
+    + (full === 1 ? "1, the weight of the key frame itself." : number(full, full % 1 ? 2 : 0) + "; the key frame weighs 1.");
   const tiles = person.local.map((local) => [local.offset, make(
     "li",
     { title: local.note || null },
     picture(local.picture, "frame " + local.frame),
     weightBar(local.weight, full),
-    make("b", {}, weightText(local.weight)),
-    "  " + (local.note ? "at " : "frame " + local.frame + ", ") + signed(local.offset),
+    weightLine(local.weight),
+    make("div", {}, "t " + signed(local.offset).replace(/^./, "$& ") + (local.note ? "" : ", frame " + local.frame)),
     local.note ? make("div", { class: "muted" }, local.note) : null,
   )]);
   tiles.push([0, make(
@@ -190,8 +199,8 @@ function showLocal(person) {
     { class: "inspector-key-frame" },
     picture(String(person.row), "key frame " + person.frame),
     weightBar(1, full),
-    make("b", {}, "1"),
-    "  key frame " + person.frame,
+    weightLine(1),
+    make("div", {}, "key, frame " + person.frame),
   )]);
   tiles.sort((a, b) => a[0] - b[0]);
   fill(byId("local"), ...tiles.map(([, tile]) => tile));
@@ -200,10 +209,7 @@ function showLocal(person) {
 function showReferences(person) {
   const full = Math.max(1, ...person.references.map((reference) => reference.weight));
   const here = placeOf.get(person.row);
-  byId("references-about").textContent = person.references.length
-    ? "Crops elsewhere whose pooled features are most similar. Weights are a softmax of the similarities (Eq. 3), so "
-      + "that differences count, not sizes: 1 more is e = 2.7 times the weight, at a temperature of 1. Most similar first."
-    : "Nobody: the heads use no references, or the pool was empty.";
+  byId("references-about").textContent = data.about.references;
   fill(byId("references"), ...person.references.map((reference) => {
     const there = placeOf.get(reference.row);
     const same = points.video[there] === points.video[here];
@@ -213,7 +219,7 @@ function showReferences(person) {
       { class: reference.used ? null : "inspector-unused" },
       picture(String(reference.row), nameOf(there)),
       weightBar(reference.weight, full),
-      make("div", {}, make("b", {}, weightText(reference.weight)), reference.used ? " weight" : " left out by eval.n"),
+      reference.used ? weightLine(reference.weight) : make("div", {}, "left out by eval.n"),
       make("div", {}, "similarity " + number(reference.similarity, Math.abs(reference.similarity) < 10 ? 4 : 1)),
       make("div", {}, nameOf(there) + (same ? " (" + signed(points.frame[there] - person.frame) + ")" : "")),
       known
@@ -320,8 +326,10 @@ function isWrong(person, error) {
   return error !== null && person.size !== null && error > RIGHT * person.size;
 }
 
-function outcome(title, about, stack, ...rest) {
-  return make("li", {}, make("div", { class: "inspector-stack" }, ...stack), make("b", {}, title), make("span", { class: "muted" }, about), ...rest);
+// A picture with what lies on it, its title, numbers, and what it is.
+function outcome(title, about, stack, ...numbers) {
+  const layers = make("div", { class: "inspector-stack" }, ...stack);
+  return make("li", {}, layers, make("b", {}, title), ...numbers, make("span", { class: "muted" }, about));
 }
 
 function showOutcomes(person) {
@@ -347,8 +355,8 @@ function showOutcomes(person) {
     const chosen = state.joint >= 0 ? person.errors[name][state.joint] : mean(person.errors[name]);
     const wrong = isWrong(person, chosen);
     const error = chosen === null
-      ? make("span", { class: "muted" }, "not annotated")
-      : make("span", { class: wrong ? "inspector-bad" : null }, (state.joint >= 0 ? "off by " : "off by, on average, ") + number(chosen, 1) + " px");
+      ? make("span", {}, "not annotated")
+      : make("span", { class: wrong ? "inspector-bad" : null }, number(chosen, 1) + " px off" + (state.joint >= 0 ? "" : ", mean"));
     const peak = state.joint >= 0 ? make("span", { class: "muted" }, "heatmap peak " + number(person.poses[name][state.joint][2])) : null;
     const tile = outcome(label, about, [key(), canvases[source], state.pose ? skeleton(person, name) : null].filter(Boolean), error, peak);
     if (state.heat) tile.firstChild.classList.add("inspector-dim");
@@ -358,7 +366,7 @@ function showOutcomes(person) {
 
   withSheet(person, (sheet) => {
     if (data.people[state.person] !== person) return; // somebody else has been chosen meanwhile
-    if (person.mask) paint(maskCanvas, sheet.tile(sourceNames.length, 0), 1, [104, 178, 255], 0.9);
+    if (person.mask) paint(maskCanvas, sheet.tile(sourceNames.length, 0), 1, [104, 178, 255], 0.75);
     if (!state.heat) return;
     const maps = sourceNames.map((_, source) => heatmap(sheet, source, state.joint));
     const top = Math.max(0.004, ...maps.map((values) => values.reduce((a, b) => Math.max(a, b), 0)));
@@ -404,6 +412,7 @@ function showErrors(person) {
 
 function setUpOutcomes() {
   const joint = byId("joint");
+  byId("outcomes-about").textContent = data.about.outcomes;
   joint.append(option("-1", "all joints (the largest)"), ...data.joints.map((name, j) => option(String(j), name)));
   joint.addEventListener("change", () => { state.joint = Number(joint.value); show(); });
   for (const name of ["heat", "pose"]) {

@@ -5,7 +5,7 @@ const COLOURS = {
   video: { label: "video", known: () => points.videos.length > 1 },
   action: { label: "action", known: () => points.action.some(Boolean) },
   error: { label: "error of GLPose", known: () => points.error.some((error) => error !== null) },
-  gain: { label: "gain over the single frame", known: () => points.gain.some((gain) => gain !== null) },
+  gain: { label: "gain over " + BASELINE, known: () => points.gain.some((gain) => gain !== null) },
 };
 const actions = [...new Set(points.action)].filter(Boolean).sort();
 const WORST = 0.3; // of the person's size: errors from here on have one colour
@@ -42,7 +42,7 @@ const links = make("g");
 function setUpMap() {
   const colour = byId("colour");
   for (const [name, { label, known }] of Object.entries(COLOURS)) if (known()) colour.append(option(name, label));
-  colour.addEventListener("change", colourMap);
+  colour.addEventListener("change", colourMap); // which draws colours and their legend
   const svg = byId("scatter");
   // those that can be chosen lie on top
   const order = points.row.map((_, place) => place).sort((a, b) => personOf.has(points.row[a]) - personOf.has(points.row[b]));
@@ -61,7 +61,6 @@ function setUpMap() {
     + points.of + " people of the eval split, along the two directions in which they differ most ("
     + number(100 * first, 0) + " % and " + number(100 * second, 0) + " % of the variance). Near points are similar; lines go "
     + "from this person to the references, as thick as they weigh. Ringed points can be chosen; points of other videos are faint.";
-  colourMap();
 }
 
 function colourMap() {
@@ -71,7 +70,8 @@ function colourMap() {
   const swatch = (text, place, count) => make("span", {},
     make("i", { class: "inspector-swatch", style: "background: " + evenHue(place, count) }), text);
   const legend = {
-    person: () => ["a colour for each person of a video"],
+    person: () => peopleHere().map((place) => make("span", {},
+      make("i", { class: "inspector-swatch", style: "background: " + colourOf(place) }), "person " + points.person[place])),
     video: () => points.videos.slice(0, 12).map((name, place) => swatch(name, place, points.videos.length)),
     action: () => actions.map((name, place) => swatch(name, place, actions.length)),
     error: () => scaled("0", number(100 * WORST, 0) + " % of the person's size and more"),
@@ -80,7 +80,17 @@ function colourMap() {
   fill(byId("colours"), ...(legend[by] ? legend[by]() : []));
 }
 
+// One point of each person of the video that is looked at, by number.
+function peopleHere() {
+  const video = videoOf(data.people[state.person]), found = new Map();
+  points.person.forEach((person, place) => {
+    if (points.video[place] === video && person >= 0 && !found.has(person)) found.set(person, place);
+  });
+  return [...found.keys()].sort((a, b) => a - b).slice(0, 20).map((person) => found.get(person));
+}
+
 function showMap(person) {
+  colourMap();
   const here = placeOf.get(person.row), cited = new Map(person.references.map((r) => [placeOf.get(r.row), r.weight]));
   spots.forEach((spot, place) => {
     const kind = place === here ? "chosen" : cited.has(place) ? "reference" : personOf.has(points.row[place]) ? "choice" : "";

@@ -6,10 +6,69 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from glpose.options import HeadOptions, IndexOptions
+
 MOST = 0.5  # of the weight: "most of it"
 EVEN = 0.85  # of log n: entropy from which weights are "almost even"
+T_OF = {"inverse": "1 / |offset|", "linear": "k + 1 - |offset|", "exponential": "exp(1 - |offset|)", "uniform": "1"}
+CHOSEN = {
+    "most_similar": "the people whose pooled features are most similar",
+    "least_similar": "a control: the people whose pooled features are least similar",
+    "random": "a control: people drawn at random",
+    "other_video": "a control: the most similar people of other videos alone",
+    "oracle": "a control: the people whose true poses are nearest",
+}
 NEARLY = 0.05  # of an error: a change below it is none
 SAME = 0.1  # px: likewise
+
+
+def about_local(heads: HeadOptions) -> str:
+    """What is to be known of the local crops of such heads."""
+    if not heads.k:
+        return "These heads use no local frames: the key frame is all that they see of this box."
+    if heads.inputs == "key_copies":
+        return "A control: in place of the frames before and after, these heads see copies of the key frame."
+    which = "before" if heads.causal else "before and after"
+    if not heads.weighted:
+        return f"The same box in the frames {which}. A control: every frame weighs 1."
+    total = ", made to sum to 1" if heads.normalise_local else ""
+    return f"The same box in the frames {which}. A frame weighs {T_OF[heads.local_weight]} (T of Eq. 2){total}."
+
+
+def about_references(heads: HeadOptions, index: IndexOptions) -> str:
+    """What is to be known of the references of such heads, as `index` chose them."""
+    if not heads.n:
+        return "These heads use no references."
+    of_video = index.scope == "video" or index.select == "other_video"
+    scope = "" if of_video else ", in all videos of the split"
+    pool = f" of a pool of {index.pool}" if isinstance(index.pool, int) else ""
+    earlier = ", in earlier frames" if index.causal else ""
+    near = "" if index.select == "other_video" else f", not within {index.exclude_window} frames of the key frame"
+    text = f"{CHOSEN[index.select]}{pool}{scope}{earlier}{near}."
+    text = text[0].upper() + text[1:]
+    if heads.inputs == "key_copies":
+        return f"{text} A control: the heads do not see them, but copies of the key frame, all of one weight."
+    if not heads.weighted:
+        return f"{text} A control: every reference weighs 1."
+    means = " Each channel has weights of its own; these are their means." if heads.per_channel else ""
+    return (
+        f"{text} Weights are a softmax of the similarities (Eq. 3), so that differences count, not sizes: one that is "
+        f"{heads.temperature:g} more similar weighs 2.7 times as much.{means}"
+    )
+
+
+def about_outcomes(heads: HeadOptions, flip: bool) -> str:
+    """What is to be known of mask and heatmaps of such heads."""
+    found = []
+    if not heads.enhancement:
+        found.append("These heads have no enhancement, so there is no mask.")
+    elif heads.mask == "channel":
+        found.append("Each channel has a mask of its own; what is shown is their mean.")
+    if flip:
+        found.append(
+            "Heatmaps are means of the clean and the mirrored crop's (flip test), the mask is the clean one's."
+        )
+    return " ".join(found)
 
 
 def of_weights(weights: np.ndarray, slots: int, same_person: Sequence[bool | None]) -> str:
@@ -22,7 +81,7 @@ def of_weights(weights: np.ndarray, slots: int, same_person: Sequence[bool | Non
     if len(share) == 1:
         text = "There is one reference"
     elif share.max() >= MOST:
-        text = f"{_most(share.max())} of the non-local weight ({percent(share.max())}) is on one reference"
+        text = f"{_most(share.max())} is on one reference"
     elif -(share * np.log(share)).sum() >= EVEN * np.log(len(share)):
         text = f"The non-local weight is spread almost evenly over {len(share)} references"
     else:
@@ -60,7 +119,7 @@ def of_sources(means: Mapping[str, float], whole: float) -> str:
     """What taking a source away does. means: what is left, in words -> mean error, px. whole: with everything, px."""
     found = []
     for words, mean in means.items():
-        how = "changes almost nothing" if _close(mean, whole) else "is worse" if mean > whole else "is better"
+        how = "almost nothing changes" if _close(mean, whole) else "it is worse" if mean > whole else "it is better"
         found.append(f"{words} {how} ({mean:.1f} px)")
     text = "; ".join(found)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
@@ -84,7 +143,9 @@ def percent(share: float) -> str:
 
 
 def _most(share: float) -> str:
-    return "Nearly all" if share >= 0.95 else "Most"
+    if share >= 0.9995:
+        return "All of the non-local weight"
+    return f"{'Nearly all' if share >= 0.95 else 'Most'} of the non-local weight ({percent(share)})"
 
 
 def _count(some: int, all_: int) -> str:

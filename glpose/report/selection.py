@@ -8,16 +8,18 @@ import pandas as pd
 from glpose.data.windows import spans_of
 
 GAIN, LOSS, EVEN = "gain", "loss", "even"
+LEAST_ANNOTATED = 0.5  # of a person's joints: a gain of two joints says little of a pose
 
 
-def choose_people(table: pd.DataFrame, gain: np.ndarray, count: int) -> dict[int, str]:
+def choose_people(table: pd.DataFrame, gain: np.ndarray, annotated: np.ndarray, count: int) -> dict[int, str]:
     """Row -> why it is chosen, at most `count`: a third gains, a third losses, the rest evenly over videos and frames.
 
-    table: of a split, sorted by video and proposal. gain: (P,) how much smaller an error is, NaN where not known. Gains
-    and losses are of different people, as far as track ids tell. The three kinds take turns, so that the first of
+    table: of a split, sorted by video and proposal. gain: (P,) how much smaller an error is, NaN where not known.
+    annotated: (P,) share of joints that are annotated. Gains and losses are of people with half of them, and of
+    different ones, as far as track ids tell. The three kinds take turns, so that the first of
     these people are also a fair choice of fewer. Depends on its arguments alone.
     """
-    known = np.flatnonzero(np.isfinite(gain))
+    known = np.flatnonzero(np.isfinite(gain) & (annotated >= LEAST_ANNOTATED))
     order = known[np.argsort(-gain[known], kind="stable")]
     queues = {
         GAIN: [row for row in _once_each(table, order) if gain[row] > 0][: count // 3],

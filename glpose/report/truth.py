@@ -30,6 +30,11 @@ class Truth:
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=-np.inf)
         return np.where(sides > 0, sides, np.nan)
 
+    @property
+    def annotated(self) -> np.ndarray:
+        """(P,) share of the joints that are annotated."""
+        return (self.keypoints[..., 2] > 0).mean(axis=1)
+
     def errors(self, poses: np.ndarray) -> np.ndarray:
         """(P, J) px from poses (P, J, 3) to the annotated joints, NaN where there is none."""
         distance = np.linalg.norm(poses[..., :2] - self.keypoints[..., :2], axis=-1)
