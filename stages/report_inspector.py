@@ -10,8 +10,9 @@ from glpose.models.glpose import GLPoseHeads
 from glpose.report import readings
 from glpose.report.contributions import Contributions, contributions, sources_of
 from glpose.report.crop_pictures import cut_pictures
-from glpose.report.inspection import Inspected, page_data, wanted_pictures
+from glpose.report.inspection import Inspected, wanted_pictures
 from glpose.report.inspector import inspector
+from glpose.report.inspector_data import page_data
 from glpose.report.local_frames import local_frames
 from glpose.report.page import LeftOut, Section
 from glpose.report.selection import choose_people
@@ -55,14 +56,14 @@ def inspect_split(context: Context, people: int) -> Inspected:
     chosen = choose_people(table, gain, truth.annotated, people)
     rows = np.array(list(chosen), np.int64)
 
-    sources, notes = [], []
+    local, notes = [], []
     for row in rows:
         name = str(table["video"].iloc[row])
         own = local_frames(
             frames[[row]], len(videos[name]), model.offsets, model.options, config.extract.edge,
             unreadable=_unreadable(context, name), k=config.eval.k,
         )  # fmt: skip
-        sources.append(own[0][0])
+        local.append(own[0][0])
         notes.append(own[1][0])
     alone = trained_heads(config, split, context.output("train", "single_frame")) if _has_alone(context) else None
     return Inspected(
@@ -75,8 +76,8 @@ def inspect_split(context: Context, people: int) -> Inspected:
         gain=gain,
         chosen=chosen,
         offsets=model.offsets,
-        sources=np.array(sources),
-        notes=np.array(notes, dtype=object),
+        local_frames=np.array(local),
+        local_notes=np.array(notes, dtype=object),
         used=model.options.n if config.eval.n is None else min(config.eval.n, model.options.n),
         glpose=_contributions(context, split, model, rows),
         single_frame=None if alone is None else _contributions(context, split, alone, rows),

@@ -7,17 +7,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from glpose.report.inspection import as_json
+from glpose.report.inspector_data import as_json
 from glpose.report.page import Section, template
 
 HERE = Path(__file__).parent
-SCRIPTS = ("inspector.js", "inspector_scatter.js")
+SCRIPTS = ("inspector.js", "inspector_outcomes.js", "inspector_scatter.js")  # one after the other in one function
 
 
 def inspector(data: dict[str, Any], heads: str) -> Section:
-    """The section. data: of `inspection.page_data`. heads: GLPose's, in words."""
+    """The section. data: of `inspector_data.page_data`. heads: GLPose's, in words."""
     html = template("inspector.html", data=Markup(as_json(data)), heads=heads, people=len(data["people"]))
-    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = "\n".join([*((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS), "start();"])
     return Section(
         "Retrieval inspector", "inspector", html, script, (HERE / "inspector.css").read_text(encoding="utf-8")
     )

@@ -124,10 +124,3 @@ function showPoint(place) {
     personOf.has(row) ? null : make("p", { class: "muted" }, data.pictures[row] ? "A reference; not among the people above." : "Not among the people above: no crops are kept."),
   );
 }
-
-document.documentElement.style.setProperty("--inspector-aspect", width + " / " + height);
-byId("app").hidden = false;
-setUpChoice();
-setUpOutcomes();
-setUpMap();
-show();

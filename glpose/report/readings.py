@@ -9,14 +9,14 @@ import numpy as np
 from glpose.options import HeadOptions, IndexOptions
 
 MOST = 0.5  # of the weight: "most of it"
-EVEN = 0.85  # of log n: entropy from which weights are "almost even"
+EVEN = 0.2  # of 1 / n: weights that are no farther from it are "almost even"
 T_OF = {"inverse": "1 / |offset|", "linear": "k + 1 - |offset|", "exponential": "exp(1 - |offset|)", "uniform": "1"}
 CHOSEN = {
-    "most_similar": "the people whose pooled features are most similar",
-    "least_similar": "a control: the people whose pooled features are least similar",
-    "random": "a control: people drawn at random",
-    "other_video": "a control: the most similar people of other videos alone",
-    "oracle": "a control: the people whose true poses are nearest",
+    "most_similar": "the most similar by their pooled features",
+    "least_similar": "a control: the least similar by their pooled features",
+    "random": "a control: some drawn at random",
+    "other_video": "a control: the most similar by their pooled features",
+    "oracle": "a control: those whose true poses are nearest",
 }
 NEARLY = 0.05  # of an error: a change below it is none
 SAME = 0.1  # px: likewise
@@ -39,13 +39,12 @@ def about_references(heads: HeadOptions, index: IndexOptions) -> str:
     """What is to be known of the references of such heads, as `index` chose them."""
     if not heads.n:
         return "These heads use no references."
-    of_video = index.scope == "video" or index.select == "other_video"
-    scope = "" if of_video else ", in all videos of the split"
-    pool = f" of a pool of {index.pool}" if isinstance(index.pool, int) else ""
-    earlier = ", in earlier frames" if index.causal else ""
-    near = "" if index.select == "other_video" else f", not within {index.exclude_window} frames of the key frame"
-    text = f"{CHOSEN[index.select]}{pool}{scope}{earlier}{near}."
-    text = text[0].upper() + text[1:]
+    pool = f"a pool of {index.pool}" if isinstance(index.pool, int) else "all"
+    scope = "all videos of the split" if index.scope == "dataset" else "the video"
+    near = f" more than {index.exclude_window} frames {'before' if index.causal else 'away'}"
+    if index.select == "other_video":
+        scope, near = "other videos", ""
+    text = f"Of {pool} people of {scope}{near}, {CHOSEN[index.select]}."
     if heads.inputs == "key_copies":
         return f"{text} A control: the heads do not see them, but copies of the key frame, all of one weight."
     if not heads.weighted:
@@ -80,10 +79,10 @@ def of_weights(weights: np.ndarray, slots: int, same_person: Sequence[bool | Non
     share = weights / weights.sum()
     if len(share) == 1:
         text = "There is one reference"
+    elif np.abs(share * len(share) - 1).max() <= EVEN:
+        text = f"The non-local weight is spread almost evenly over {len(share)} references"
     elif share.max() >= MOST:
         text = f"{_most(share.max())} is on one reference"
-    elif -(share * np.log(share)).sum() >= EVEN * np.log(len(share)):
-        text = f"The non-local weight is spread almost evenly over {len(share)} references"
     else:
         needed = int(np.searchsorted(np.cumsum(np.sort(share)[::-1]), 0.9) + 1)
         text = f"{needed} of {len(share)} references share nine tenths of the non-local weight"
