@@ -334,7 +334,7 @@ def test_a_sample_keeps_who_is_needed() -> None:
         ([0.45, 0.45, 0.06, 0.04], [None] * 4, "2 of 4 references share nine tenths"),
         ([1.0], [False], "There is one reference; it is not the same person"),
         ([], [], "There are no references: nobody else was in the pool"),
-        ([0.6, 0.4], [None] * 2, "Most of the non-local weight (60 %) is on one reference."),
+        ([0.65, 0.35], [None] * 2, "Most of the non-local weight (65 %) is on one reference."),
         ([1.0, 1.0], [None] * 2, "The non-local weight is spread almost evenly over 2 references."),
     ],
 )
