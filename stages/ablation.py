@@ -9,6 +9,7 @@ from rich.console import Console
 from glpose.tables.ablation import ablation_table, curve
 from glpose.tables.figures import Figures, figures
 from glpose.tables.plot import Curve, plot_curves
+from glpose.tables.table import Table
 from stages import ablate_eval
 from stages.ablate import all_rows, split_unit
 from stages.ablate_eval import SCORES
@@ -80,27 +81,37 @@ def finished_scores(context: Context) -> Finished:
     return found
 
 
-def write_ablation(context: Context) -> list[str]:
-    """Write the table of all finished rows, and the plot of the average against k and n; the table, and where it is."""
-    config, rows, found = context.config, all_rows(context.config), finished_scores(context)
-    notes = []
-    if found.stale:
-        notes = [f"{found.stale} trainings are left out: what they were made from has changed since; run them again"]
-    if not found.scores:
-        return [*notes, "no row is finished"]
+def ablation_of(context: Context, found: Finished) -> tuple[Table, list[Curve]]:
+    """The table of finished rows, of which there are some, and their averages against k and n."""
+    config, rows, notes = context.config, all_rows(context.config), _stale_notes(found)
     if config.data.kind == "posetrack17":
         notes += comparison_notes(config, found.videos)
     kind, title = config.data.kind, f"Table 4, ablation: {found.metric} on the eval split, percent"
     table = ablation_table(rows, found.scores, kind, title, about(config, found.videos), config.note, notes)
-    folder = table_folder(config)
-    written = table.write(folder)
     curves = [Curve(letter, label, *curve(rows, found.scores, letter, kind)) for letter, label in AXES.items()]
+    return table, curves
+
+
+def write_ablation(context: Context) -> list[str]:
+    """Write the table of all finished rows, and the plot of the average against k and n; the table, and where it is."""
+    found = finished_scores(context)
+    if not found.scores:
+        return [*_stale_notes(found), "no row is finished"]
+    table, curves = ablation_of(context, found)
+    folder = table_folder(context.config)
+    written = table.write(folder)
     if any(panel.points for panel in curves):
         name = f"{table.name}.png"
         with writing_file(folder / name) as path:
             plot_curves(path, curves, found.metric, table.heading())
         written.append(name)
     return [table.text(), f"  {', '.join(written)} in {folder}"]
+
+
+def _stale_notes(found: Finished) -> list[str]:
+    if not found.stale:
+        return []
+    return [f"{found.stale} trainings are left out: what they were made from has changed since; run them again"]
 
 
 def _check(config: PipelineConfig) -> None:

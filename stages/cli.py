@@ -296,8 +296,8 @@ def report(
         Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the work folder.")
     ] = None,
     people: Annotated[
-        int, typer.Option("--people", min=0, help="People of the retrieval inspector, at most; 0 leaves it out.")
-    ] = 24,
+        int | None, typer.Option("--people", min=0, help="So many people in the retrieval inspector; 0 leaves it out.")
+    ] = None,
 ) -> None:
     """Write what a pipeline has found as one HTML page: tables, curves, costs, and all that it takes to do it again."""
     context = _context(pipeline, config, settings, "*")

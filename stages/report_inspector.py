@@ -23,8 +23,10 @@ from stages.stage import Context
 from stages.train import Split, variants
 from store.tables import BOX
 
+PEOPLE = 24  # that are shown, where nobody asks for another number
 
-def inspector_section(context: Context, people: int) -> Section:
+
+def inspector_section(context: Context, people: int = PEOPLE) -> Section:
     """At most so many people, as many as fit. NotCommitted where extract, index or train has not run, LeftOut for 0."""
     if not people:
         raise LeftOut("nobody is asked for (--people 0)")

@@ -17,6 +17,7 @@ from glpose.metrics.pck import (
     PCKResult,
     conventions,
     evaluate,
+    evaluate_alphas,
     format_table,
     joint_set_of,
     mean_over_splits,
@@ -258,6 +259,16 @@ def test_the_pose_with_the_best_box_counts_and_a_frame_without_one_is_wrong(tmp_
     assert score_files(tmp_path, truth, pose_file(both, boxes, [0, 0], [0.3, 0.9])).mean == 50.0
     assert score_files(tmp_path, truth, pose_file(both, boxes, [0, 0], [0.9, 0.3])).mean == 0.0
     assert score_files(tmp_path, truth, pose_file(keypoints[:0], boxes[:0], [])).mean == 0.0
+
+
+def test_several_alphas_at_once_are_each_by_itself(tmp_path: Path):
+    keypoints, boxes = people(3)  # of 100 px: 15 px off is right within 0.2, not within 0.1
+    off = keypoints.copy()
+    off[1, WRIST, 0] += 15
+    alone = score_files(tmp_path, pose_file(keypoints, boxes, [0, 1, 2]), pose_file(off, boxes, [0, 1, 2]))
+    near, same = evaluate_alphas(tmp_path / "gt", tmp_path / "pred", JHMDB, [0.1, alone.alpha])
+    assert same == alone and alone.joints["left_wrist"] == 100.0
+    assert near.alpha == 0.1 and near.joints["left_wrist"] == pytest.approx(200 / 3)
 
 
 def test_the_joint_set_is_told_by_the_names_of_the_files(tmp_path: Path):

@@ -28,6 +28,7 @@ from glpose.keypoints import JointSet
 from glpose.metrics.coco_entries import CATEGORY, as_coco
 from glpose.metrics.oks_files import Pose, read_annotated, read_predicted
 from glpose.metrics.pck import PCKResult, score_poses
+from glpose.metrics.precision_recall import Curve
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
 from store.errors import DataError
@@ -101,19 +102,9 @@ def evaluate_content(
     pred_name: str = "predictions",
 ) -> OKSResult:
     """`evaluate` of what the two files hold; the names are what messages call them."""
-    sigmas = np.array(joints.sigmas, np.float64)
-    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
-        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
     # Areas and squared distances of joints far off may overflow, and are wrong all the same; pycocotools prints.
     with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        layout, people = read_annotated(annotated, joints, gt_name)
-        poses = read_predicted(predicted, layout, pred_name)
-        images = [number for number in layout.images.values() if number is not None]
-        scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
-        scorer.params.kpt_oks_sigmas = sigmas
-        scorer.params.maxDets = [MAX_POSES]
-        scorer.evaluate()
-        scorer.accumulate()
+        scorer, people, poses, images = _accumulated(annotated, predicted, joints, gt_name, pred_name)
         scorer.summarize()
         pck = _pck(scorer, people, poses, joints, alpha)
     ap, ap50, ap75, medium, large, ar = (math.nan if value < 0 else 100.0 * float(value) for value in scorer.stats[:6])
@@ -125,9 +116,44 @@ def evaluate_content(
         ap_large=large,
         ar=ar,
         pck=pck,
-        images=len(images),
+        images=images,
         problems=_crowded(poses, pred_name),
     )
+
+
+def curves(gt: Path, pred: Path, joints: JointSet) -> dict[str, Curve]:
+    """Precision against recall of the files that `evaluate` takes, at OKS 0.50, at 0.75 and as the mean that AP is of.
+
+    At pycocotools' 101 recalls; the area is the mean of the precisions there, as AP is. Empty where nobody is
+    annotated. DataError as of `evaluate`.
+    """
+    annotated, predicted = read_json_file(gt, "annotation file"), read_json_file(pred, "prediction file")
+    with np.errstate(over="ignore", invalid="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        scorer, *_ = _accumulated(annotated, predicted, joints, str(gt), str(pred))
+    precision = scorer.eval["precision"][:, :, 0, 0, -1]  # (10 OKS, 101 recalls) of all areas
+    if (precision < 0).any():
+        return {}
+    shown = {"OKS 0.50": precision[0], "OKS 0.75": precision[5], "OKS 0.50 to 0.95, mean": precision.mean(axis=0)}
+    recall = np.asarray(scorer.params.recThrs)
+    return {name: Curve(recall, values, 100 * float(values.mean())) for name, values in shown.items()}
+
+
+def _accumulated(
+    annotated: Any, predicted: Any, joints: JointSet, gt_name: str, pred_name: str
+) -> tuple[COCOeval, list[Pose], list[Pose], int]:
+    """Pycocotools' evaluator after it has matched and accumulated; the people, the poses, how many images."""
+    sigmas = np.array(joints.sigmas, np.float64)
+    if len(sigmas) != len(joints) or not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise DataError(f"joint set {joints.name!r} needs {len(joints)} sigmas above 0, one per joint, for OKS")
+    layout, people = read_annotated(annotated, joints, gt_name)
+    poses = read_predicted(predicted, layout, pred_name)
+    images = [number for number in layout.images.values() if number is not None]
+    scorer = COCOeval(as_coco(images, _entries(people)), as_coco(images, _entries(poses)), "keypoints")
+    scorer.params.kpt_oks_sigmas = sigmas
+    scorer.params.maxDets = [MAX_POSES]
+    scorer.evaluate()
+    scorer.accumulate()
+    return scorer, people, poses, len(images)
 
 
 def format_table(results: Mapping[str, OKSResult]) -> str:

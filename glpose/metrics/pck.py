@@ -172,24 +172,20 @@ def evaluate(
     DataError, naming the file, where one is missing or malformed, or has the joints of another set.
     """
     joints = joints or joint_set_of(Path(gt_dir))
-    predicted, annotated, boxes = [], [], []
-    predictions = list_videos(Path(pred_dir))
-    for name, path in _pose_files(Path(gt_dir)).items():
-        other = predictions.get(name, Path(pred_dir) / f"{name}.json")
-        truth, found = read_poses(path), read_poses(other)
-        for file, where in ((truth, path), (found, other)):
-            if file.joints != joints.joints:
-                raise DataError(f"{where} has other joints than {joints.name} data: {_first_joints(file)}")
-        if found.frame_names != truth.frame_names:
-            raise DataError(f"{other} has other frames than {path}: {_first_difference(truth, found)}")
-        if len(np.unique(truth.frame)) < len(truth.frame):
-            raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
-        predicted.append(_best_of_frames(found, truth.frame))
-        annotated.append(truth.keypoints)
-        boxes.append(truth.boxes)
-    return score_poses(
-        np.concatenate(predicted), np.concatenate(annotated), np.concatenate(boxes), joints, alpha, size, counted
-    )
+    return score_poses(*_paired(Path(gt_dir), Path(pred_dir), joints), joints, alpha, size, counted)
+
+
+def evaluate_alphas(
+    gt_dir: str | Path,
+    pred_dir: str | Path,
+    joints: JointSet,
+    alphas: Sequence[float],
+    size: Literal["box", "torso"] = "box",
+    counted: Literal["annotated", "visible"] = "annotated",
+) -> list[PCKResult]:
+    """`evaluate` at several alphas, with the files read once."""
+    paired = _paired(Path(gt_dir), Path(pred_dir), joints)
+    return [score_poses(*paired, joints, alpha, size, counted) for alpha in alphas]
 
 
 def joint_set_of(gt_dir: Path) -> JointSet:
@@ -232,6 +228,26 @@ def conventions(joints: JointSet) -> list[str]:
         "pooled: pooled hits, all right joints over all annotated ones",
         "over groups: mean over joint groups, each counting the same",
     ]
+
+
+def _paired(gt_dir: Path, pred_dir: Path, joints: JointSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `score_poses` takes first: predicted, annotated and boxes of all people."""
+    predicted, annotated, boxes = [], [], []
+    predictions = list_videos(pred_dir)
+    for name, path in _pose_files(gt_dir).items():
+        other = predictions.get(name, pred_dir / f"{name}.json")
+        truth, found = read_poses(path), read_poses(other)
+        for file, where in ((truth, path), (found, other)):
+            if file.joints != joints.joints:
+                raise DataError(f"{where} has other joints than {joints.name} data: {_first_joints(file)}")
+        if found.frame_names != truth.frame_names:
+            raise DataError(f"{other} has other frames than {path}: {_first_difference(truth, found)}")
+        if len(np.unique(truth.frame)) < len(truth.frame):
+            raise DataError(f"{path} has a frame with several people: PCK here is for one person per frame")
+        predicted.append(_best_of_frames(found, truth.frame))
+        annotated.append(truth.keypoints)
+        boxes.append(truth.boxes)
+    return np.concatenate(predicted), np.concatenate(annotated), np.concatenate(boxes)
 
 
 def _pose_files(folder: Path) -> dict[str, Path]:

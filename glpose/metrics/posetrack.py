@@ -35,9 +35,11 @@ __all__ = [
     "Samples",
     "assign",
     "distances",
+    "envelope_of",
     "evaluate",
     "evaluate_files",
     "evaluate_videos",
+    "evaluated_samples",
     "first_points",
     "format_table",
     "frames_with_people",
@@ -283,22 +285,45 @@ def precision_recall(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple
     """AP, precision and recall in percent of (S,) samples; 0 without samples, AP and recall NaN without annotations."""
     if not len(score):
         return 0.0, 0.0, 0.0
-    order = np.argsort(score, kind="stable")[::-1]
-    right = np.cumsum(correct[order])
-    precision = right / np.arange(1, len(right) + 1)
     if not n_gt:
-        return math.nan, float(precision[-1] * 100), math.nan
-    recall = right / n_gt
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        return math.nan, float(correct.mean() * 100), math.nan
+    recall, envelope = envelope_of(score, correct, n_gt)
     ap = np.sum(np.diff(recall, prepend=0.0) * envelope)
-    return float(ap * 100), float(precision[-1] * 100), float(recall[-1] * 100)
+    return float(ap * 100), float(envelope[-1] * 100), float(recall[-1] * 100)
+
+
+def envelope_of(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) samples, by falling score, to (S,) recall, ascending, and (S,) precision envelope, both from 0 to 1.
+
+    The envelope is the best precision at that recall or above. n_gt > 0.
+    """
+    right = np.cumsum(correct[np.argsort(score, kind="stable")[::-1]])
+    precision = right / np.arange(1, len(right) + 1)
+    return right / n_gt, np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def evaluated_samples(gt_dir: Path, pred_dir: Path, joints: Joints) -> Samples:
+    """The samples of all videos of two folders together, as `evaluate` pools them."""
+    pairs, _ = pair_folders(gt_dir, pred_dir)
+    pool = [
+        score_video(read_video(gt), None if pred is None else read_video(pred), joints=joints)[0] for gt, pred in pairs
+    ]
+    return _pooled(pool)
+
+
+def _pooled(pool: list[Samples]) -> Samples:
+    return Samples(
+        joint=np.concatenate([samples.joint for samples in pool]),
+        score=np.concatenate([samples.score for samples in pool]),
+        correct=np.concatenate([samples.correct for samples in pool]),
+        n_gt=np.sum([samples.n_gt for samples in pool], axis=0),
+        frames=sum(samples.frames for samples in pool),
+    )
 
 
 def _result(pool: list[Samples], frames_in_files: int, found: Findings) -> PoseTrackResult:
-    joint = np.concatenate([samples.joint for samples in pool])
-    score = np.concatenate([samples.score for samples in pool])
-    correct = np.concatenate([samples.correct for samples in pool])
-    n_gt = np.sum([samples.n_gt for samples in pool], axis=0)
+    every = _pooled(pool)
+    joint, score, correct, n_gt = every.joint, every.score, every.correct, every.n_gt
     curves = [precision_recall(score[joint == j], correct[joint == j], int(n_gt[j])) for j in range(_JOINTS)]
     ap, precision, recall = (dict(zip(POSETRACK.joints, column, strict=True)) for column in zip(*curves, strict=True))
 
@@ -316,7 +341,7 @@ def _result(pool: list[Samples], frames_in_files: int, found: Findings) -> PoseT
             "n_pred": per_joint(np.bincount(joint, minlength=_JOINTS)),
             "n_tp": per_joint(np.bincount(joint[correct], minlength=_JOINTS)),
         },
-        frames=sum(samples.frames for samples in pool),
+        frames=every.frames,
         frames_in_files=frames_in_files,
         videos=len(pool),
         problems=found.problems,

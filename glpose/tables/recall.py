@@ -25,6 +25,11 @@ MEANING = (
 
 def recall_text(table: pd.DataFrame, labels: Mapping[str, str], boxes: str) -> str:
     """The table of `recall_by_tag.recall_of_rows` as text. labels: row -> what it is called, in the order to print."""
+    return "\n".join(part.text() for part in recall_tables(table, labels, boxes))
+
+
+def recall_tables(table: pd.DataFrame, labels: Mapping[str, str], boxes: str) -> list[Table]:
+    """The same as tables: by tag and, where there are actions, by action."""
     rows = {label: table[table["row"] == row].set_index("tag") for row, label in labels.items()}
     tags = list(next(iter(rows.values())).index)
     actions = [tag for tag in tags if tag.startswith(recall_by_tag.ACTION)]
@@ -37,7 +42,7 @@ def recall_text(table: pd.DataFrame, labels: Mapping[str, str], boxes: str) -> s
     parts = [Table("", title, _columns(recall_by_tag.TAGS), _cells(rows, recall_by_tag.TAGS), notes=[MEANING, *notes])]
     if actions:
         parts.append(Table("", "The same by action", _columns(actions), _cells(rows, actions)))
-    return "\n".join(part.text() for part in parts)
+    return parts
 
 
 def _columns(tags: Sequence[str]) -> list[Column]:

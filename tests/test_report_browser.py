@@ -1,0 +1,174 @@
+"""The report in Chromium: laptop and phone, light and dark, keyboard, and nothing asked of any network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_pipelines import finish_project, glpose_stage
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extras")
+
+SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
+SECTIONS = ["results", "joints", "curves", "recall", "inspector", "training", "store", "stages", "options", "record"]
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    """One Chromium for all tests of this file."""
+    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    found = next(filter(None, map(shutil.which, filter(None, names))), None)
+    if found is None:
+        pytest.skip("needs Chromium: none is on the PATH or named by CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=found, args=QUIET)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a small pipeline that has run."""
+    folder = finish_project(tmp_path_factory.mktemp("browser"))
+    code, printed = glpose_stage(folder / "pipelines.yaml", "report")
+    assert code == 0, printed
+    return folder / "work" / "report.html"
+
+
+class Opened:
+    """A page with what it has complained of and asked for."""
+
+    def __init__(self, context: playwright.BrowserContext, path: Path) -> None:
+        self.page, self.complaints, self.requests = context.new_page(), [], []
+        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest, browser: playwright.Browser, report: Path) -> Iterator[Opened]:
+    """The report at a size and in a theme; by default on a laptop, in light. At the end nothing may have gone wrong."""
+    size, scheme = getattr(request, "param", ("laptop", "light"))
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
+    found = Opened(context, report)
+    yield found
+    assert found.complaints == []
+    assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
+    context.close()
+
+
+VIEWS = pytest.mark.parametrize(
+    "opened", [(size, scheme) for size in SIZES for scheme in ("light", "dark")], indirect=True, ids="-".join
+)
+
+
+@VIEWS
+def test_all_sections_are_there_and_nothing_is_wider_than_the_page(opened: Opened) -> None:
+    page = opened.page
+    assert page.locator("main > section").evaluate_all("all => all.map(one => one.id)") == SECTIONS
+    page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("svg[role=img]").count() > 10
+    narrow = page.locator(".panel svg").evaluate_all("all => Math.min(...all.map(one => one.clientWidth))")
+    assert narrow >= 280  # so that 12 px text is 10 at least
+
+
+@VIEWS
+def test_charts_have_the_colours_of_the_theme(opened: Opened) -> None:
+    page = opened.page
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    paints = "all => new Set(all.map(one => getComputedStyle(one).fill)).size"
+    assert page.locator(".panel text").evaluate_all(paints) >= 2  # titles, and axes set back
+    bright = "one => getComputedStyle(one).fill.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0)"
+    assert (page.locator(".panel text").first.evaluate(bright) > 384) == dark
+    ground = (
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((sum, part) => sum + Number(part), 0)"
+    )
+    assert (page.evaluate(ground) < 384) == dark
+
+
+def test_wide_tables_scroll_by_themselves_and_by_keyboard(browser: playwright.Browser, report: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = Opened(context, report).page
+    table = page.locator("#results .scroll")
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth && box.tabIndex === 0")
+    table.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#results .scroll').scrollLeft > 0")
+    context.close()
+
+
+def test_the_theme_can_be_chosen_and_is_kept(opened: Opened) -> None:
+    page, ground = opened.page, "getComputedStyle(document.body).backgroundColor"
+    page.evaluate("document.addEventListener('themechange', event => { window.told = event.detail; })")
+    light = page.evaluate(ground)
+    page.get_by_role("button", name="Dark theme").click()
+    dark = page.evaluate(ground)
+    assert dark != light and page.evaluate("window.told") == "dark"
+    page.reload()
+    assert page.evaluate(ground) == dark
+    page.get_by_role("button", name="Light theme").click()
+    assert page.evaluate(ground) == light
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(opened: Opened) -> None:
+    page, focused = opened.page, "document.activeElement.textContent.trim()"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "Skip to the results"
+    assert page.locator(".skip").evaluate("link => link.getBoundingClientRect().left >= 0")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.getElementById('main').contains(document.activeElement)")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.reload()
+    order = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate(focused))
+    assert order == ["Skip to the results", "Dark theme", "Results", "AP by joint"]
+
+
+def test_sections_are_reached_by_the_contents(opened: Opened) -> None:
+    page = opened.page
+    links = page.locator("nav a")
+    assert links.evaluate_all("all => all.map(one => one.hash.slice(1))") == SECTIONS
+    links.filter(has_text="Options").click()
+    page.wait_for_function("document.getElementById('options').getBoundingClientRect().top < innerHeight / 2")
+    page.wait_for_function("document.querySelector('nav a[aria-current]').hash === '#options'")
+
+
+def test_a_row_of_a_chart_can_be_hidden(opened: Opened) -> None:
+    page = opened.page
+    button = page.locator("#curves .legend button").first
+    marks = page.locator("#curves .panels .s0")
+    assert marks.count() > 0 and marks.first.is_visible()
+    button.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false" and not marks.first.is_visible()
+    assert page.locator("#curves .panels .s1").first.is_visible()
+    assert page.locator("#joints .panels .s0").first.is_visible()
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true" and marks.first.is_visible()
+
+
+def test_what_is_to_be_copied_is_copied_or_selected(opened: Opened) -> None:
+    page = opened.page
+    block = page.locator("#record .copied").last
+    block.get_by_role("button").click()
+    page.wait_for_function("/Copied|Selected/.test([...document.querySelectorAll('.copied button')].pop().textContent)")
+    assert "glpose-stage run" in block.locator("pre").inner_text()
+
+
+def test_without_scripts_all_sections_are_readable(browser: playwright.Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    found = Opened(context, report)
+    assert found.page.locator("main > section").count() == len(SECTIONS)
+    assert found.page.locator("#theme").is_hidden() and found.complaints == []
+    context.close()
