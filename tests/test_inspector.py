@@ -90,7 +90,9 @@ def page_of(section_html: str) -> dict[str, Any]:
 
 def decoded(uri: str) -> np.ndarray:
     data = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
 
 
 # ------------------------------------------------------------------------------------------------------ contributions
@@ -174,7 +176,7 @@ def test_the_poses_are_those_that_eval_wrote(project: Path, inspected: Inspected
     np.testing.assert_array_equal(inspected.glpose.poses[ALL][..., :2], poses[rows, :, :2])
     boxes = inspected.table["score"].to_numpy()[rows, None]
     np.testing.assert_allclose(inspected.glpose.poses[ALL][..., 2] * boxes, poses[rows, :, 2])
-    written = json.loads(Path(own.output("eval", "results") / "predictions" / "glpose" / "c.json").read_text())
+    written = json.loads((own.output("eval", "results") / "predictions" / "glpose" / "c.json").read_text())
     ids = [image["id"] for image in written["images"]]
     columns = [written["categories"][0]["keypoints"].index(name) for name in POSETRACK.joints]
     for place, row in enumerate(rows):
@@ -267,7 +269,7 @@ def test_more_people_than_there_are_and_more_videos_than_people() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- truth
-def annotations(*found: tuple[int, list[float]]) -> Any:
+def annotated(*found: tuple[int, list[float]]) -> Any:
     entries = [
         (frame, 0, np.array(box, float), np.full((15, 3), number + 1.0)) for number, (frame, box) in enumerate(found)
     ]
@@ -275,7 +277,7 @@ def annotations(*found: tuple[int, list[float]]) -> Any:
 
 
 def test_detections_are_of_the_annotated_person_that_they_overlap() -> None:
-    notes = annotations((0, [0, 0, 10, 20]), (0, [8, 0, 18, 20]), (1, [0, 0, 10, 20]))
+    notes = annotated((0, [0, 0, 10, 20]), (0, [8, 0, 18, 20]), (1, [0, 0, 10, 20]))
     frames = np.array([0, 0, 0, 1, 1])
     boxes = np.array([[7, 0, 18, 20], [1, 0, 10, 20], [0, 0, 11, 20], [50, 50, 60, 70], [0, 0, 10, 5]], float)
     matched = match_annotations(frames, boxes, notes, (100, 100))
@@ -287,7 +289,7 @@ def test_detections_are_of_the_annotated_person_that_they_overlap() -> None:
 
 
 def test_boxes_that_leave_the_frame_are_compared_as_proposals_have_them() -> None:
-    notes = annotations((0, [-60, 0, 40, 50]))
+    notes = annotated((0, [-60, 0, 40, 50]))
     assert match_annotations(np.array([0]), np.array([[0, 0, 40, 50.0]]), notes, (100, 100)).tolist() == [0]
 
 
