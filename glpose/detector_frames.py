@@ -23,17 +23,16 @@ LEAST_SHARE = 0.3  # of a person within the picture, below which it is the same
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """A frame whose people are annotated. boxes: (n, 4), ignored: (m, 4) xyxy, frame px. tall: higher than wide."""
+    """A frame whose people are annotated.
 
-    source: FrameSource
-    frame: int
+    image: reads it, (h, w, 3) uint8 BGR; DataError where it cannot be read. boxes: (n, 4), ignored: (m, 4) xyxy, frame
+    px. tall: higher than wide.
+    """
+
+    image: Callable[[], np.ndarray]
     boxes: np.ndarray
     ignored: np.ndarray
     tall: bool
-
-    def image(self) -> np.ndarray:
-        """(h, w, 3) uint8 BGR. DataError where it cannot be read."""
-        return next(self.source.read([self.frame]))[1]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,13 @@ def labelled_frames(videos: Sequence[Video], split: str) -> list[LabelledFrame]:
         for frame in np.flatnonzero((video.split == split) & notes.labelled).tolist():
             boxes, usable = clip_boxes(notes.boxes[notes.frame == frame], height, width)
             ignored, visible = clip_boxes(notes.ignored_boxes[notes.ignored_frame == frame], height, width)
-            out.append(LabelledFrame(video.frames, frame, boxes[usable], ignored[visible], height > width))
+            image = partial(_read, video.frames, frame)
+            out.append(LabelledFrame(image, boxes[usable], ignored[visible], height > width))
     return out
+
+
+def _read(source: FrameSource, frame: int) -> np.ndarray:
+    return next(source.read([frame]))[1]
 
 
 def augment(

@@ -45,7 +45,7 @@ class PoseTrack18Data(Options):
     """A PoseTrack18-style data set: `annotations/SUBSET/VIDEO.json` beside the images that they name."""
 
     kind: Literal["posetrack18"] = "posetrack18"
-    root: Path
+    root: Path = Field(description="the data set's folder")
     annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
     train: SplitOptions | None = SplitOptions(subset="train")
     eval: SplitOptions | None = SplitOptions(subset="val")
@@ -55,7 +55,7 @@ class PoseTrack21Data(Options):
     """PoseTrack21: `posetrack_data/SUBSET/VIDEO.json` in PoseTrack18's form, beside the images that they name."""
 
     kind: Literal["posetrack21"] = "posetrack21"
-    root: Path
+    root: Path = Field(description="the data set's folder")
     annotations: str = Field(default="posetrack_data", description="folder of the annotation files, below root")
     train: SplitOptions | None = SplitOptions(subset="train")
     eval: SplitOptions | None = SplitOptions(subset="val")
@@ -69,7 +69,7 @@ class PoseTrack17Data(Options):
     """
 
     kind: Literal["posetrack17"] = "posetrack17"
-    root: Path
+    root: Path = Field(description="the data set's folder")
     annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
     images: str = Field(default="", description="folder that image names are relative to, below root; empty: root")
     train: SplitOptions | None = SplitOptions(subset="train")
@@ -80,7 +80,7 @@ class JHMDBData(Options):
     """JHMDB or Sub-JHMDB as distributed; its split files say which clips are for training and which for testing."""
 
     kind: Literal["jhmdb"] = "jhmdb"
-    root: Path
+    root: Path = Field(description="the data set's folder")
     splits: Literal["sub_splits", "splits"] = Field(
         default="sub_splits", description="folder of the split files: Sub-JHMDB's 316 clips, or all 928"
     )
@@ -105,7 +105,7 @@ class CocoData(Options):
     """Data of one's own: COCO-style `annotations/SUBSET.json`, of any number of videos, with a joint set of its own."""
 
     kind: Literal["coco"] = "coco"
-    root: Path
+    root: Path = Field(description="the data set's folder")
     joints: Path = Field(description="the joint set's YAML: names, flip pairs, groups, sigmas (docs/data.md)")
     annotations: str = Field(default="annotations", description="folder of the annotation files, below root")
     images: str = Field(default="", description="folder that image names are relative to, below root; empty: root")
@@ -117,9 +117,9 @@ class FolderData(Options):
     """Video files and folders of images below `root`, or a list of them; no annotation, so nothing to train on."""
 
     kind: Literal["folder"] = "folder"
-    root: Path = Path(".")
+    root: Path = Field(default=Path("."), description="folder of the videos")
     files: tuple[str, ...] = Field(default=(), description="paths below root (or absolute); empty: everything in root")
-    train: None = None
+    train: None = Field(default=None, description="always null")
     eval: SplitOptions | None = SplitOptions()
 
 
@@ -133,22 +133,22 @@ class RenderedData(Options):
     root: Path | None = Field(
         default=None, description="folder of clips drawn before, or `demo`: those that ship (a folder: ./demo)"
     )
-    train_clips: int = Field(default=8, ge=0)
-    eval_clips: int = Field(default=4, ge=0)
+    train_clips: int = Field(default=8, ge=0, description="clips of the train split")
+    eval_clips: int = Field(default=4, ge=0, description="clips of the eval split")
     train_set: Literal["pretrain", "train"] = Field(default="train", description="whose bodies and seeds to train on")
     eval_set: Literal["val", "test"] = Field(default="val", description="whose bodies and seeds to evaluate on")
-    frames: int = Field(default=40, ge=1)
-    fps: float = Field(default=25.0, ge=1, le=240)
-    height: int = Field(default=270, ge=64)
-    width: int = Field(default=480, ge=64)
-    people: tuple[int, int] = (2, 4)
-    occluders: tuple[int, int] = (1, 4)
+    frames: int = Field(default=40, ge=1, description="of each clip")
+    fps: float = Field(default=25.0, ge=1, le=240, description="frames a second: how far things move in between")
+    height: int = Field(default=270, ge=64, description="px")
+    width: int = Field(default=480, ge=64, description="px")
+    people: tuple[int, int] = Field(default=(2, 4), description="least and most in a clip")
+    occluders: tuple[int, int] = Field(default=(1, 4), description="least and most in a clip")
     hardness: float = Field(default=1.0, ge=0, le=3, description="factor on noise, defocus and compression")
     recurring: bool = Field(default=True, description="whether actions repeat within an evaluation clip")
     photos: Path | None = Field(default=None, description="folder of pictures to stand before; null: drawn scenes")
     label_every: int = Field(default=1, ge=1, description="frames of which one is annotated, as in PoseTrack's val: 4")
     encoding: Literal["jpeg", "mp4"] = Field(default="jpeg", description="an image per frame, or a file per clip")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of scenes, clothes and motion; added to that of the set")
 
     @field_validator("root", mode="before")
     @classmethod
@@ -364,7 +364,9 @@ class HeadOptions(Options):
     combine: Literal["block", "sum"] = Field(
         default="block", description="A of Eq. 5: concatenate and a basic block, or add"
     )
-    head: Literal["mlp", "3x3", "5x5"] = "3x3"
+    head: Literal["mlp", "3x3", "5x5"] = Field(
+        default="3x3", description="kernel of the detection head; mlp: 1x1, an MLP at each location"
+    )
     head_input: Literal["F", "S"] = Field(
         default="F", description="enhanced features, or the aggregate as the text of § 3.4 has it"
     )
@@ -400,9 +402,9 @@ class TrainOptions(Options):
     single_frame: bool = Field(
         default=True, description="train the single-frame row (k = 0, n = 0, no enhancement) as well"
     )
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    lr: float = Field(default=1e-3, gt=0)
+    epochs: int = Field(default=20, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=32, ge=2, description="proposals a step, of all processes together")
+    lr: float = Field(default=1e-3, gt=0, description="of Adam, at first")
     milestones: tuple[int, ...] = Field(default=(6, 12, 18), description="epochs after which the learning rate drops")
     gamma: float = Field(default=0.1, gt=0, description="factor of each drop")
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
@@ -419,8 +421,8 @@ class TrainOptions(Options):
     window: int | None = Field(
         default=None, ge=1, description="train on whole videos of so many proposals at a time; null: all, if they fit"
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that layers compute in")
+    seed: int = Field(default=0, ge=0, description="of the weights, batches and augmentation")
 
 
 PCK_ALPHA = 0.2  # Sub-JHMDB's
@@ -490,7 +492,7 @@ class FinetuneOptions(AugmentationOptions):
     Joints, sigma and the redrawing of pools are those of `train`.
     """
 
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=4, ge=1, description="passes over the training split")
     batch_size: int = Field(default=8, ge=1, description="proposals; each is 1 + 2k + n crops")
     lr: float = Field(default=1e-4, ge=0, description="of the heads, its peak")
     backbone_lr: float = Field(default=1e-5, ge=0, description="of stage 3, its peak; 0: the backbone stays as it is")
@@ -508,8 +510,8 @@ class FinetuneOptions(AugmentationOptions):
         default=False, description="cut references with an augmentation of their own each, not as they are stored"
     )
     checkpointing: bool = Field(default=False, description="keep fewer activations and compute them twice: less memory")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that layers compute in")
+    seed: int = Field(default=0, ge=0, description="of batches and augmentation")
 
 
 class AblateOptions(Options):
@@ -543,17 +545,17 @@ class PretrainOptions(AugmentationOptions):
     source: Literal["rendered", "data"] = Field(
         default="rendered", description="endless rendered frames, or the annotated people of the train split"
     )
-    width: int = Field(default=16, ge=4)
+    width: int = Field(default=16, ge=4, description="channels of branch 0: 32 and 48 are the public ones")
     stages: Literal[3, 4] = Field(default=3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
     init: str | None = Field(default=None, description="checkpoint to start from: what fits of it is taken")
-    crop_size: tuple[int, int] = (192, 144)
-    crop_scale: float = Field(default=1.25, gt=0)
+    crop_size: tuple[int, int] = Field(default=(192, 144), description="height, width, px")
+    crop_scale: float = Field(default=1.25, gt=0, description="enlargement of the box")
     frames: int = Field(default=20_000, ge=1, description="rendered frames to see; each gives a crop per person")
     epochs: int = Field(default=20, ge=1, description="of source: data")
     steps: int | None = Field(default=None, ge=1, description="null: as many as frames, or epochs, make")
-    batch_size: int = Field(default=16, ge=2)
+    batch_size: int = Field(default=16, ge=2, description="crops a step")
     lr: float = Field(default=1e-3, gt=0, description="of Adam, its peak; with init rather 1e-4")
-    sigma: float = Field(default=3.0, gt=0)
+    sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, heatmap px")
     loss: Literal["mse", "cross_entropy"] | None = Field(
         default=None,
         description="mse: Eq. 6; cross_entropy: over the grid, leaves the all-zero plateau far sooner; null: "
@@ -562,8 +564,8 @@ class PretrainOptions(AugmentationOptions):
     eval_people: int = Field(
         default=1000, ge=0, description="of the eval split, evenly spaced, that source: data is measured on"
     )
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="that layers compute in")
+    seed: int = Field(default=0, ge=0, description="of the weights, frames and augmentation")
 
     @property
     def loss_taken(self) -> Literal["mse", "cross_entropy"]:
@@ -580,8 +582,12 @@ class PretrainOptions(AugmentationOptions):
 
 
 class TrainDetectorOptions(Options):
-    """Cascade R-CNN training on the boxes of the train split; makes a checkpoint for `detect`."""
+    """Cascade R-CNN training on the boxes of the train split or of rendered frames; makes a checkpoint for `detect`."""
 
+    source: Literal["data", "rendered"] = Field(
+        default="data", description="the annotated frames of the train split, or rendered ones, as `demo-detector` was"
+    )
+    frames: int = Field(default=4000, ge=1, description="of source: rendered, drawn before it begins")
     architecture: str = Field(
         default="resnet18_half", description="of a new network: resnet18_half, resnet18_narrow, resnet50, ..."
     )
@@ -591,22 +597,22 @@ class TrainDetectorOptions(Options):
     size: tuple[int, int] = Field(
         default=(640, 384), description="long, short side, px, that frames are fitted into; multiples of 32"
     )
-    steps: int = Field(default=6000, ge=1)
-    batch_size: int = Field(default=4, ge=1)
+    steps: int = Field(default=6000, ge=1, description="of the whole training")
+    batch_size: int = Field(default=4, ge=1, description="frames a step")
     lr: float = Field(default=1e-3, gt=0, description="of AdamW, its peak; with init rather 1e-4")
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, description="of AdamW")
     batch_norm: Literal["trained", "frozen"] | None = Field(
         default=None, description="its statistics; null: frozen with init, else trained"
     )
     regions: int = Field(default=256, ge=1, description="drawn per frame for each of the three heads")
     scale: tuple[float, float] = Field(default=(0.5, 1.5), description="range of sizes, of the fitted one")
-    flip: float = Field(default=0.5, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a mirrored frame")
     colour: float = Field(default=0.4, ge=0, lt=1, description="largest change of brightness, contrast, saturation")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="that layers compute in")
     eval_frames: int = Field(
         default=200, ge=0, description="frames of the eval split, evenly spaced, that AP is measured on"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of the weights, frames and regions drawn")
 
     @model_validator(mode="after")
     def _size_fits(self) -> TrainDetectorOptions:

@@ -1,10 +1,11 @@
-"""train-detector: Cascade R-CNN on the boxes of the train split; writes one checkpoint with its recipe and its AP."""
+"""train-detector: Cascade R-CNN on annotated or rendered boxes; writes one checkpoint with its recipe and its AP."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -14,7 +15,8 @@ from glpose.detector_training import held_out_ap, new_detector
 from glpose.detector_training import train_detector as train
 from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
-from stages.console import say
+from glpose.rendered_frames import rendered_frames
+from stages.console import counting, say
 from stages.runtime import choose_device
 from stages.stage import Context
 from store.errors import StoreError
@@ -23,7 +25,7 @@ LINES = 20  # of progress where there is no terminal to draw a bar on
 
 
 def train_detector(context: Context, out: Path, console: Console) -> Path:
-    """Train and write the checkpoint (float32 tensors); returns `out`. StoreError if it exists.
+    """Train and write the checkpoint (float16 tensors); returns `out`. StoreError if it exists.
 
     Meanwhile `out` with .training behind it holds the state: an interrupted training goes on from there.
     """
@@ -31,7 +33,7 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
         raise StoreError(f"{out} exists already: name another with --out, or delete it")
     options = context.config.train_detector
     device = choose_device(context.config.runtime)
-    frames, held_out = _frames(context, "train"), _frames(context, "eval")
+    frames, held_out = _frames(context, "train", console), _frames(context, "eval", console)
     people = sum(len(frame.boxes) for frame in frames)
     model = new_detector(options)
     say(console, f"train-detector: {model.architecture}, {len(frames)} frames with {people} people")
@@ -51,6 +53,8 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
                 say(console, f"  {line}")
 
         train(options, frames, model, device, context.config.runtime.workers, report, state)
+    tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
+    model.load_state_dict(tensors)  # measured is what is written
     if held_out and options.eval_frames:
         figures["after"] = held_out_ap(model, held_out, options.eval_frames, device)
     metadata = {
@@ -58,15 +62,21 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
         "size": json.dumps(options.size),
         **{f"{when}_{name}": f"{getattr(ap, name):.2f}" for when, ap in figures.items() for name in ("ap", "ap50")},
     }
-    save_checkpoint(out, model.state_dict(), metadata)
+    save_checkpoint(out, tensors, metadata)
     state.unlink(missing_ok=True)
     say(console, f"{out}: {_words(figures['after']) if figures else 'no eval split to measure AP on'}")
     return out
 
 
-def _frames(context: Context, split: str) -> list[LabelledFrame]:
+def _frames(context: Context, split: str, console: Console) -> list[LabelledFrame]:
     """Labelled frames of a split; none where the data set has no such split."""
-    return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
+    options, workers = context.config.train_detector, context.config.runtime.workers
+    if options.source == "data":
+        return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
+    name, count = ("pretrain", options.frames) if split == "train" else ("val", options.eval_frames)
+    with counting(console) as progress:
+        task = progress.add_task(f"frames of {name}", total=count)
+        return rendered_frames(name, options.seed, count, workers, lambda drawn: progress.update(task, completed=drawn))
 
 
 def _words(ap: DetectionAP) -> str:

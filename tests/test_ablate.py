@@ -30,6 +30,7 @@ from glpose.training_log import Progress
 from stages import ablate
 from stages.ablation import finished_scores
 from stages.curves import Curves
+from stages.report import report_page
 from stages.run import STAGES, expected_record
 from stages.train import held_out_videos
 from store.errors import ConfigError, TrainingError
@@ -79,6 +80,20 @@ def whole(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_of(folder: Path, name: str = "ablation") -> list[dict[str, str]]:
     with (folder / "work" / "tables" / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_report_has_the_table_and_its_curves(whole: Path) -> None:
+    text, titles, left_out = report_page(context(config(whole)))
+    assert "Ablation" in titles and "Results" in left_out  # eval has not run
+    section = text.partition('<section id="ablation"')[2].partition("</section>")[0]
+    for name in ("k=0", "no enhancement", "5x5 head"):
+        assert f">{name}</th>" in section
+    shown = {f"{float(row['mean']):.1f} ± {float(row['mean_std']):.2f}" for row in rows_of(whole)}
+    assert shown and all(f">{figures}</td>" in section for figures in shown)
+    assert (
+        section.count('<svg xmlns="http://www.w3.org/2000/svg"') == 2
+    )  # against k and n; a single series has no legend
+    assert "<title>ours, k=0: " in section and "glpose-stage ablate -p small" in text
 
 
 # ------------------------------------------------------------------------------------------------------------ the table

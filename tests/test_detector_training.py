@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from glpose.models.cascade_losses import People, cascade_losses, draw, match
 from glpose.models.cascade_rcnn import CascadeRCNN, decode_boxes, encode_boxes, to_input
 from glpose.models.checkpoints import save_checkpoint
 from glpose.options import TrainDetectorOptions
+from glpose.rendered_frames import rendered_frames
 from store.errors import CheckpointError, StoreError, TrainingError
 
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ def red_boxes(count: int = 3, height: int = HEIGHT, width: int = WIDTH) -> list[
         x, y = rng.integers(5, width - 45), rng.integers(5, height - 35)
         box = np.array([x, y, x + 40, y + 30], float)
         image[y : y + 30, x : x + 40] = RED
-        frames.append(LabelledFrame(Pictures((image,)), 0, box[None], np.zeros((0, 4)), height > width))
+        frames.append(LabelledFrame(partial(np.copy, image), box[None], np.zeros((0, 4)), height > width))
     return frames
 
 
@@ -69,7 +71,7 @@ def generated_frames(seed: int, clips: int) -> list[LabelledFrame]:
     frames = []
     for clip in range(clips):
         image, labels = Clip(ClipOptions(144, 256, frames=1, people=(1, 2), occluders=(0, 0)), seed, clip).frame(0)
-        frames.append(LabelledFrame(Pictures((image,)), 0, labels.boxes.astype(float), np.zeros((0, 4)), False))
+        frames.append(LabelledFrame(partial(np.copy, image), labels.boxes.astype(float), np.zeros((0, 4)), False))
     return frames
 
 
@@ -226,7 +228,7 @@ def test_batches_do_not_depend_on_threads() -> None:
 
 def annotated_video(boxes: list[list[float]], frames: list[int], labelled: list[bool]) -> Video:
     count = len(labelled)
-    images = tuple(np.zeros((HEIGHT, WIDTH, 3), np.uint8) for _ in range(count))
+    images = tuple(np.full((HEIGHT, WIDTH, 3), frame, np.uint8) for frame in range(count))
     notes = Annotations(
         joints=POSETRACK,
         frame_names=tuple(map(str, range(count))),
@@ -245,14 +247,31 @@ def annotated_video(boxes: list[list[float]], frames: list[int], labelled: list[
 def test_labelled_frames_of_the_split() -> None:
     video = annotated_video([[-5, 5, 30, 40], [200, 5, 300, 40]], [0, 1], [True, True, False, True])
     frames = labelled_frames([video], "train")
-    assert [frame.frame for frame in frames] == [0, 1]  # the third is not labelled, the fourth of the other split
+    assert [frame.image()[0, 0, 0] for frame in frames] == [0, 1]  # the third is unlabelled, the fourth of the others
     assert frames[0].boxes.tolist() == [[0, 5, 30, 40]] and frames[1].boxes.shape == (0, 4)
     assert frames[1].ignored.tolist() == [[0, 0, 20, 30]]
     assert [len(frame.boxes) for frame in labelled_frames([video], "eval")] == [0]
 
 
+def test_rendered_frames_repeat_and_share_no_body_between_sets() -> None:
+    told: list[int] = []
+    frames = rendered_frames("pretrain", 3, 6, 1, told.append)
+    again = rendered_frames("pretrain", 3, 6, 2, lambda drawn: None)
+    other = rendered_frames("val", 3, 6, 1, lambda drawn: None)
+    assert len(frames) == 6 and told[-1] == 6
+    for one, same in zip(frames, again, strict=True):
+        assert (one.image() == same.image()).all() and (one.boxes == same.boxes).all()
+    for frame, another in zip(frames, other, strict=True):
+        image = frame.image()
+        height, width = image.shape[:2]
+        assert frame.tall == (height > width) and image.dtype == np.uint8
+        boxes = np.concatenate([frame.boxes, frame.ignored])
+        assert len(boxes) and (boxes >= 0).all() and (boxes <= [width, height, width, height]).all()
+        assert image.shape != another.image().shape or (image != another.image()).any()
+
+
 def test_nothing_is_learnt_where_nobody_is(tmp_path: Path) -> None:
-    empty = [LabelledFrame(frame.source, 0, frame.boxes[:0], frame.ignored, False) for frame in red_boxes()]
+    empty = [LabelledFrame(frame.image, frame.boxes[:0], frame.ignored, False) for frame in red_boxes()]
     with pytest.raises(TrainingError, match="no frame of the train split has an annotated person"):
         train(SMALL, empty, tmp_path / "state")
 

@@ -246,6 +246,8 @@ def test_every_option_has_a_row() -> None:
     options, blocks = option_keys()
     kinds = {key for key in options if key.endswith(".kind")}
     assert [key for key in sorted(options - blocks - kinds - {"name"}) if f"| `{key}` |" not in page] == []
+    without_meaning = [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert [line for line in without_meaning if ".kind`" not in line] == []
 
 
 # ------------------------------------------------------------------------------------------------------------ the demo
