@@ -1,17 +1,21 @@
-"""The retrieval inspector in Chromium: choosing people, joints and points, by mouse and by key, and what is drawn then."""
+"""The retrieval inspector in Chromium: people, joints and points by mouse and by key, and what is drawn then."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from chromium import SIZES, Browser, Opened, chromium
+from chromium import SIZES, Opened, chromium, until
 from small_pipelines import finish_project, glpose_stage
 
 from glpose.keypoints import POSETRACK
 from stages.report import INSPECTOR
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHOSEN = "#inspector-people [aria-selected=true]"
 
@@ -49,7 +53,10 @@ def who(opened: Opened) -> str:
 
 
 # how many pixels of a canvas are painted
-PAINTED = "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.filter((v, i) => i % 4 == 3 && v).length"
+PAINTED = """one => {
+  const image = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+  return image.data.filter((value, at) => at % 4 == 3 && value).length;
+}"""
 
 
 @pytest.mark.parametrize(
@@ -72,9 +79,7 @@ def test_a_person_is_shown_with_all_that_goes_in_and_comes_out(opened: Opened) -
     assert page.locator("#inspector-errors tbody tr").count() == len(POSETRACK) + 1
     assert page.locator("#inspector-readings li").count() >= 3
     assert page.locator("#inspector-scatter circle").count() > 7
-    page.wait_for_function(
-        f"[...document.querySelectorAll('#inspector-outcomes canvas')].every(one => ({PAINTED})(one) > 50)"
-    )
+    until(page, f"[...document.querySelectorAll('#inspector-outcomes canvas')].every(one => ({PAINTED})(one) > 50)")
     assert page.locator("#inspector img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     wide = "all => Math.max(...all.map(one => one.getBoundingClientRect().right)) <= innerWidth"
@@ -142,11 +147,9 @@ def test_a_point_of_the_map_chooses_its_person(opened: Opened) -> None:
 
 def test_a_joint_is_chosen_by_the_list_or_its_row(opened: Opened) -> None:
     page = opened.page
-    last = "document.querySelector('#inspector-outcomes canvas:last-of-type').toDataURL()"
     canvas = page.locator("#inspector-outcomes canvas").nth(1)
-    page.wait_for_function(f"({PAINTED})(document.querySelectorAll('#inspector-outcomes canvas')[1]) > 50")
+    until(page, f"({PAINTED})(document.querySelectorAll('#inspector-outcomes canvas')[1]) > 50")
     every = canvas.evaluate("one => one.toDataURL()")
-    assert page.evaluate(last)
     page.locator("#inspector-joint").select_option(label="left wrist")
     assert canvas.evaluate("one => one.toDataURL()") != every
     assert page.locator("#inspector-errors tr[aria-current] th").inner_text() == "left wrist"

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from chromium import SIZES, Opened, chromium, until
 from small_pipelines import finish_project, glpose_stage
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extras")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
-SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
 SECTIONS = ["results", "joints", "curves", "recall", "inspector", "training", "store", "stages", "options", "record"]
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
+def browser() -> Iterator[Browser]:
     """One Chromium for all tests of this file."""
-    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    found = next(filter(None, map(shutil.which, filter(None, names))), None)
-    if found is None:
-        pytest.skip("needs Chromium: none is on the PATH or named by CHROMIUM")
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=found, args=QUIET)
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +32,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "work" / "report.html"
 
 
-def until(page: playwright.Page, expression: str) -> None:
-    """Wait up to 5 s. Playwright's own waiting evaluates text in the page, which the page's policy forbids."""
-    for _ in range(100):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never came true: {expression}")
-
-
-class Opened:
-    """A page with what it has complained of and asked for."""
-
-    def __init__(self, context: playwright.BrowserContext, path: Path) -> None:
-        self.page, self.complaints, self.requests = context.new_page(), [], []
-        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-
 @pytest.fixture
-def opened(request: pytest.FixtureRequest, browser: playwright.Browser, report: Path) -> Iterator[Opened]:
+def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
     """The report at a size and in a theme; by default on a laptop, in light. At the end nothing may have gone wrong."""
     size, scheme = getattr(request, "param", ("laptop", "light"))
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
     found = Opened(context, report)
     yield found
-    assert found.complaints == []
-    assert [url for url in found.requests if not url.startswith(("file:", "data:"))] == []
+    found.check()
     context.close()
 
 
@@ -103,7 +74,7 @@ def test_charts_have_the_colours_of_the_theme(opened: Opened) -> None:
     assert (page.evaluate(ground) < 384) == dark
 
 
-def test_wide_tables_scroll_by_themselves_and_by_keyboard(browser: playwright.Browser, report: Path) -> None:
+def test_wide_tables_scroll_by_themselves_and_by_keyboard(browser: Browser, report: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = Opened(context, report).page
     table = page.locator("#results .scroll")
@@ -177,7 +148,7 @@ def test_what_is_to_be_copied_is_copied_or_selected(opened: Opened) -> None:
     assert "glpose-stage run" in block.locator("pre").inner_text()
 
 
-def test_without_scripts_all_sections_are_readable(browser: playwright.Browser, report: Path) -> None:
+def test_without_scripts_all_sections_are_readable(browser: Browser, report: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     found = Opened(context, report)
     assert found.page.locator("main > section").count() == len(SECTIONS)
