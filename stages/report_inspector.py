@@ -19,7 +19,8 @@ from glpose.report.selection import choose_people
 from glpose.report.truth import Truth, join_truth, truth_of
 from glpose.retrieval import comparable
 from stages.evaluate import heads_in_words, predict, prepare, trained_heads
-from stages.stage import Context
+from stages.report_state import finished, why_not
+from stages.stage import Context, split_videos
 from stages.train import Split, variants
 from store.tables import BOX
 
@@ -27,9 +28,10 @@ PEOPLE = 24  # that are shown, where nobody asks for another number
 
 
 def inspector_section(context: Context, people: int = PEOPLE) -> Section:
-    """At most so many people, as many as fit. NotCommitted where extract, index or train has not run, LeftOut for 0."""
+    """At most so many people, as many as fit. LeftOut for 0, and where extract, index or train is not as configured."""
     if not people:
         raise LeftOut("nobody is asked for (--people 0)")
+    _require(context)
     config, inspected = context.config, inspect_split(context, people)
     pictures: dict[str, str] = {}
     for name, wanted in wanted_pictures(inspected).items():
@@ -42,6 +44,14 @@ def inspector_section(context: Context, people: int = PEOPLE) -> Section:
     }
     data = page_data(inspected, joint_set(config.data), pictures, about)
     return inspector(data, heads_in_words(config))
+
+
+def _require(context: Context) -> None:
+    """LeftOut unless all that is read is there, made as configured from inputs as they are."""
+    videos = split_videos(context, "eval")
+    for stage, units in {"extract": videos, "index": videos, "train": list(variants(context.config))}.items():
+        if not set(units) <= set(finished(context, stage)):
+            raise LeftOut(why_not(context, stage))
 
 
 def inspect_split(context: Context, people: int) -> Inspected:

@@ -517,6 +517,18 @@ def test_variants_of_the_pipeline(project: Path, tmp_path: Path, settings: list[
         assert used and all(own == [True, False] for own in used)
 
 
+def test_what_is_not_as_configured_is_left_out(project: Path) -> None:
+    with pytest.raises(LeftOut, match=r"index is not finished as configured .*index.select: most_similar -> random"):
+        inspector_section(context(project, "index.select=random"), people=4)
+    with pytest.raises(LeftOut, match=r"train is not finished as configured"):
+        inspector_section(context(project, "train.epochs=2"), people=4)
+
+
+def test_the_same_section_is_made_twice(project: Path) -> None:
+    one, other = (inspector_section(context(project), people=4) for _ in range(2))
+    assert one == other
+
+
 def test_nobody_is_asked_for(project: Path) -> None:
     with pytest.raises(LeftOut, match="--people 0"):
         inspector_section(context(project), people=0)
