@@ -58,28 +58,19 @@ def inspect_split(context: Context, people: int) -> Inspected:
     """The eval split with its chosen people, and all that goes into their poses."""
     config, split = context.config, prepare(context)
     features = split.features
-    table, frames = features.table, features.table["frame"].to_numpy()
     model = trained_heads(config, split, context.output("train", "glpose"))
     videos = {name: open_video(context.video(name)) for name in features.spans}
     truth = join_truth([_truth(context, split, video) for video in videos.values()])
 
     mean_error = truth.mean_errors(predict(config, split, context.output("train", "glpose"))[-1])
     gain = _baseline_error(context, split, model, truth) - mean_error
-    chosen = choose_people(table, gain, truth.annotated, people)
+    chosen = choose_people(features.table, gain, truth.annotated, people)
     rows = np.array(list(chosen), np.int64)
 
-    local, notes = [], []
-    for row in rows:
-        name = str(table["video"].iloc[row])
-        own = local_frames(
-            frames[[row]], len(videos[name]), model.offsets, model.options, config.extract.edge,
-            unreadable=_unreadable(context, name), k=config.eval.k,
-        )  # fmt: skip
-        local.append(own[0][0])
-        notes.append(own[1][0])
+    local, notes = _local(context, split, videos, model, rows)
     alone = trained_heads(config, split, context.output("train", "single_frame")) if _has_alone(context) else None
     return Inspected(
-        table=table,
+        table=features.table,
         regions=features.regions,
         embeddings=comparable(features.embedding, config.index.similarity),
         references=split.references,
@@ -88,12 +79,30 @@ def inspect_split(context: Context, people: int) -> Inspected:
         gain=gain,
         chosen=chosen,
         offsets=model.offsets,
-        local_frames=np.array(local),
-        local_notes=np.array(notes, dtype=object),
+        local_frames=local,
+        local_notes=notes,
         used=model.options.n if config.eval.n is None else min(config.eval.n, model.options.n),
         glpose=_contributions(context, split, model, rows),
         single_frame=None if alone is None else _contributions(context, split, alone, rows),
     )
+
+
+def _local(
+    context: Context, split: Split, videos: dict[str, Video], model: GLPoseHeads, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (B, 2k) of the rows' local crops, and notes on them, video by video."""
+    config, table = context.config, split.features.table
+    frames, names = table["frame"].to_numpy()[rows], table["video"].to_numpy()[rows]
+    shape = (len(rows), len(model.offsets))
+    local, notes = np.zeros(shape, np.int64), np.full(shape, "", dtype=object)
+    for name in np.unique(names.astype(str)).tolist():
+        own = names == name
+        unreadable = [frame for frame, _ in context.commit("detect", name).meta["unreadable"]]
+        local[own], notes[own] = local_frames(
+            frames[own], len(videos[name]), model.offsets, model.options, config.extract.edge,
+            unreadable=unreadable, k=config.eval.k,
+        )  # fmt: skip
+    return local, notes
 
 
 def _contributions(context: Context, split: Split, model: GLPoseHeads, rows: np.ndarray) -> Contributions:
@@ -128,7 +137,3 @@ def _truth(context: Context, split: Split, video: Video) -> Truth:
     table = split.features.table.iloc[slice(*split.features.spans[video.name])]
     frames, boxes = table["frame"].to_numpy(), table[BOX].to_numpy()
     return truth_of(frames, boxes, video.annotations, video.frames.size(), len(joint_set(context.config.data)))
-
-
-def _unreadable(context: Context, video: str) -> list[int]:
-    return [frame for frame, _ in context.commit("detect", video).meta["unreadable"]]

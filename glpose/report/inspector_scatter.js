@@ -8,7 +8,8 @@ const COLOURS = {
   gain: { label: "gain over " + BASELINE, known: () => points.gain.some((gain) => gain !== null) },
 };
 const actions = [...new Set(points.action)].filter(Boolean).sort();
-const WORST = 0.3; // of the person's size: errors from here on have one colour
+const sorted = points.error.filter((error) => error !== null).sort((a, b) => a - b);
+const WORST = sorted[Math.floor(0.9 * sorted.length)] || 1; // of the person's size: the worst tenth has one colour
 const HUE = 222.492; // degrees between one colour and the next: the golden ratio of a circle
 
 const hue = (place) => `hsl(${((place * HUE) % 360).toFixed(0)} 62% 50%)`;
