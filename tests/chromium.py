@@ -7,12 +7,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
 QUIET = [
@@ -23,13 +20,12 @@ QUIET = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A Chromium; the test is skipped where there is none, or no playwright."""
-    driving = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extras")
+    """A Chromium; the test is skipped where there is none."""
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
     found = next(filter(None, map(shutil.which, filter(None, names))), None)
     if found is None:
         pytest.skip("needs Chromium: none is on the PATH or named by CHROMIUM")
-    with driving.sync_playwright() as driver:
+    with sync_playwright() as driver:
         yield driver.chromium.launch(executable_path=found, args=QUIET)
 
 

@@ -90,9 +90,7 @@ def test_the_report_has_the_table_and_its_curves(whole: Path) -> None:
         assert f">{name}</th>" in section
     shown = {f"{float(row['mean']):.1f} ± {float(row['mean_std']):.2f}" for row in rows_of(whole)}
     assert shown and all(f">{figures}</td>" in section for figures in shown)
-    assert (
-        section.count('<svg xmlns="http://www.w3.org/2000/svg"') == 2
-    )  # against k and n; a single series has no legend
+    assert section.count('<svg xmlns="http://www.w3.org/2000/svg"') == 2  # k, n; no legend for one row
     assert "<title>ours, k=0: " in section and "glpose-stage ablate -p small" in text
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from chromium import SIZES, Opened, chromium, until
+from playwright.sync_api import Browser
 from small_pipelines import finish_project, glpose_stage
 
 from glpose.keypoints import POSETRACK
 from stages.report import INSPECTOR
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 CHOSEN = "#inspector-people [aria-selected=true]"
 

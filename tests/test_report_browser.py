@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from chromium import SIZES, Opened, chromium, until
+from playwright.sync_api import Browser
 from small_pipelines import finish_project, glpose_stage
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 SECTIONS = ["results", "joints", "curves", "recall", "inspector", "training", "store", "stages", "options", "record"]
 
