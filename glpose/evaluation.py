@@ -82,48 +82,49 @@ def predict_poses(
         found = in_window(split, window, references.of(window.rows, model.options.n))
         for start in range(0, len(window.rows), batch_size):
             rows = window.rows[start : start + batch_size]
-            heatmaps = averaged = heatmaps_of(model, window, found, rows, k=k, n=n)
+            heatmaps = averaged = heatmaps_of(model, inputs_of(model, window, found, rows), k, n)
             if flips and split.mirrored is not None:
-                turned = heatmaps_of(model, window, found, rows, split.mirrored, k=k, n=n)
-                averaged = (heatmaps + turned.flip(-1)[:, list(flip_order)]) / 2
+                turned = heatmaps_of(model, inputs_of(model, window, found, rows, split.mirrored), k, n)
+                averaged = flip_mean(heatmaps, turned, flip_order)
             for way, own in zip(ways, poses, strict=True):
-                values = averaged if way.flip else heatmaps
-                dark = sigma if way.decode == "dark" else None
-                own[rows] = poses_of(values, split.regions[rows], box_scores[rows], score, dark)
+                own[rows] = decode_poses(averaged if way.flip else heatmaps, split.regions[rows], way, sigma)
+                if score == "product":
+                    own[rows, :, 2] *= box_scores[rows, None]
     return poses
 
 
-def poses_of(
-    heatmaps: Tensor, regions: np.ndarray, box_scores: np.ndarray, score: str, sigma: float | None = None
-) -> np.ndarray:
-    """(B, J, 3) float64: x, y in frame px and a score per joint, of heatmaps (B, J, H, W).
+def inputs_of(
+    model: GLPoseHeads, window: Window, references: tuple[Tensor, Tensor], rows: np.ndarray, view: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `GLPoseHeads.forward` takes of rows (B,) of a split, in one view of them and of their references.
 
-    regions: (B, 3) cx, cy, sw of the crops, frame px. box_scores: (B,). score: as of `predict_poses`. sigma: of the
-    targets, for DARK; None: argmax.
+    references: from `in_window`.
     """
-    values = heatmaps.cpu().numpy()
-    points, maxima = decode_argmax(values) if sigma is None else decode_dark(values, sigma)
-    xy = heatmap_to_frame(points, regions, (values.shape[-2], values.shape[-1]))
-    return np.concatenate([xy, (maxima * box_scores[:, None] if score == "product" else maxima)[..., None]], axis=-1)
+    return head_inputs(window, references, rows, model.options.per_channel, view, view).of(model.options)
 
 
 def heatmaps_of(
-    model: GLPoseHeads,
-    window: Window,
-    references: tuple[Tensor, Tensor],
-    rows: np.ndarray,
-    view: int = 0,
-    *,
-    k: int | None = None,
-    n: int | None = None,
+    model: GLPoseHeads, inputs: tuple[Tensor, Tensor, Tensor, Tensor], k: int | None = None, n: int | None = None
 ) -> Tensor:
-    """(B, J, H, W) float32 of one view of some proposals, their local frames and references.
-
-    references: of all of the window, as places among its features. k, n: of `with_fewer`.
-    """
+    """(B, J, H, W) float32. inputs: from `inputs_of`. k, n: of `with_fewer`."""
     with torch.inference_mode():
-        inputs = head_inputs(window, references, rows, model.options.per_channel, view, view)
-        return model(*with_fewer(inputs.of(model.options), model.offsets, k, n)).float()
+        return model(*with_fewer(inputs, model.offsets, k, n)).float()
+
+
+def flip_mean(clean: Tensor, mirrored: Tensor, flip_order: Sequence[int]) -> Tensor:
+    """The flip test: mean of heatmaps (B, J, H, W) of the clean view and of those of the mirrored one, turned back."""
+    return (clean + mirrored.flip(-1)[:, list(flip_order)]) / 2
+
+
+def decode_poses(heatmaps: Tensor, regions: np.ndarray, way: Decoding, sigma: float | None = None) -> np.ndarray:
+    """(B, J, 3) float64: x, y in frame px, and the heatmap's maximum. regions: (B, 3) cx, cy, sw. sigma: for DARK."""
+    values = heatmaps.cpu().numpy()
+    if way.decode == "dark" and sigma is not None:
+        points, maxima = decode_dark(values, sigma)
+    else:
+        points, maxima = decode_argmax(values)
+    height, width = values.shape[-2:]
+    return np.concatenate([heatmap_to_frame(points, regions, (height, width)), maxima[..., None]], axis=-1)
 
 
 def with_fewer(

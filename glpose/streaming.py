@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glpose.data.resident import Maps, ResidentFeatures, load_rows
 from glpose.data.windows import Window
-from glpose.evaluation import heatmaps_of, poses_of
+from glpose.evaluation import PLAIN, decode_poses, heatmaps_of, inputs_of
 from glpose.geometry import crop_frame
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import ExtractOptions
@@ -40,8 +40,10 @@ def stream_poses(
     for start in range(0, len(table), batch_size):
         rows = np.arange(start, min(start + batch_size, len(table)))
         window, found = _window(features, table, rows, references.of(rows, model.options.n), model.offsets, device)
-        heatmaps = heatmaps_of(model, window, found, rows)
-        yield rows, poses_of(heatmaps, regions[rows], box_scores[rows], score)
+        poses = decode_poses(heatmaps_of(model, inputs_of(model, window, found, rows)), regions[rows], PLAIN)
+        if score == "product":
+            poses[..., 2] *= box_scores[rows, None]
+        yield rows, poses
 
 
 def _window(

@@ -391,12 +391,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: report.html in the work folder.")
     ] = None,
+    people: Annotated[
+        int | None, typer.Option("--people", min=0, help="So many people in the retrieval inspector; 0 leaves it out.")
+    ] = None,
 ) -> None:
     """Write what a pipeline has found as one HTML page: tables, curves, costs, and all that it takes to do it again."""
     context = _context(pipeline, config, settings, "*")
     from stages.report import write_report
 
-    _print(write_report(context, out))
+    _print(write_report(context, out, people))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
 from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
+from glpose.models.glpose import GLPoseHeads
 from glpose.options import EvalOptions
 from glpose.runtime import choose_device
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack, write_recall
@@ -139,13 +140,18 @@ def predict(config: PipelineConfig, split: Split, trained: Place) -> list[np.nda
 
     One for each of `decodings(config.eval)`: what was asked for is the last.
     """
-    with local_file(trained / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
-        model = load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
+    model = trained_heads(config, split, trained)
     return predict_poses(
         model, split.features, split.references, config.eval.score, config.runtime.batch_size,
         k=config.eval.k, n=config.eval.n, ways=decodings(config.eval), sigma=config.train.sigma,
         flip_order=joint_set(config.data).flip_order,
     )  # fmt: skip
+
+
+def trained_heads(config: PipelineConfig, split: Split, trained: Place) -> GLPoseHeads:
+    """The heads that are evaluated, of a folder that training has filled."""
+    with local_file(trained / CHECKPOINTS[config.eval.checkpoint]) as checkpoint:
+        return load_heads(checkpoint, space=split.features.schema.space).to(choose_device(config.runtime))
 
 
 def _named(variant: str, way: Decoding, config: PipelineConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stages.compare_section import compare_section
 from stages.console import size_words
 from stages.detect import boxes_in_words
 from stages.report_cost import stages_section, store_section
+from stages.report_inspector import inspector_section
 from stages.report_record import feature_space, options_section, record_section
 from stages.report_results import curves_section, joints_section, recall_section, results_section
 from stages.report_state import made_at, results, states
@@ -22,6 +24,7 @@ from store.errors import ConfigError, GLPoseError, NotCommitted
 from store.places import writing_file
 
 NAME = "report.html"
+INSPECTOR = "Retrieval inspector"
 
 # Title -> what makes the section; None where nobody would look for it, LeftOut where there is nothing to show. In the
 # order of the page.
@@ -31,6 +34,7 @@ SECTIONS: dict[str, Callable[[Context], Section | None]] = {
     "Precision and recall": curves_section,
     "Recall by occlusion and blur": recall_section,
     "Side by side": compare_section,
+    INSPECTOR: inspector_section,
     "Training": training_section,
     "Ablation": ablation_section,
     "Store": store_section,
@@ -40,15 +44,15 @@ SECTIONS: dict[str, Callable[[Context], Section | None]] = {
 }
 
 
-def write_report(context: Context, out: Path | None) -> list[str]:
-    """Write the page to `out`, or into the work folder; lines on what it holds.
+def write_report(context: Context, out: Path | None, people: int | None = None) -> list[str]:
+    """Write the page to `out`, or into the work folder; lines on what it holds. people: as many in the inspector.
 
     NotCommitted where no stage has made anything; ConfigError where `out` is a folder.
     """
     if out is not None and out.is_dir():
         raise ConfigError(f"{out} is a folder: give the name of a file (--out)")
     check_owner(context)
-    text, sections, left_out = report_page(context)
+    text, sections, left_out = report_page(context, people)
     if out is None:
         claim_folder(context)  # before there is a file in it that is no stage's
         where = context.config.work / NAME
@@ -62,14 +66,17 @@ def write_report(context: Context, out: Path | None) -> list[str]:
     return [*lines, *(f"  left out: {title}: {reason}" for title, reason in left_out.items())]
 
 
-def report_page(context: Context) -> tuple[str, list[str], dict[str, str]]:
+def report_page(context: Context, people: int | None = None) -> tuple[str, list[str], dict[str, str]]:
     """The page, the titles of its sections, and of those left out why. NotCommitted where nothing was ever made."""
     name = context.config.name
     if not any(stage.counted for stage in states(context).values()):
         raise NotCommitted(f"nothing is made yet for pipeline {name!r}: glpose-stage run -p {name}")
     sections: list[Section] = []
     left_out: dict[str, str] = {}
-    for title, make in SECTIONS.items():
+    makers = dict(SECTIONS)
+    if people is not None:
+        makers[INSPECTOR] = partial(inspector_section, people=people)
+    for title, make in makers.items():
         try:
             section = make(context)
         except (LeftOut, GLPoseError) as reason:  # one damaged output must not keep the others from being shown

@@ -292,7 +292,7 @@ def test_the_quick_start_runs(quick_start: list[tuple[str, int]], demo: Path) ->
     assert {path.suffix for path in pictures.iterdir()} >= {".png", ".mp4"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/api.md", "docs/store-format.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/api.md", "docs/inspector.md", "docs/store-format.md"])
 def test_python_in_documents_runs(
     name: str, demo: Path, quick_start: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

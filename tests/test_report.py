@@ -26,7 +26,7 @@ from stages.report_record import changes, recipe
 from store.errors import ConfigError
 
 ALL = [  # anchors, of a pipeline on PoseTrack18 files with tags
-    "results", "joints", "curves", "recall", "side-by-side", "training", "store", "stages", "options", "record",
+    "results", "joints", "curves", "recall", "side-by-side", "inspector", "training", "store", "stages", "options", "record",
 ]  # fmt: skip
 EVIL = "<script>alert(1)</script> & \"'"
 
@@ -137,7 +137,7 @@ def test_what_is_not_done_is_left_out_with_the_reason(finished: Path, tmp_path: 
     config = write_pipeline(tmp_path / "project")
     shutil.rmtree(tmp_path / "project/work/eval")
     page = page_of(config)
-    assert page.anchors == ["training", "store", "stages", "options", "record", "left-out"]
+    assert page.anchors == ["inspector", "training", "store", "stages", "options", "record", "left-out"]
     assert page.text["left-out"].count("eval is not finished as configured") == 4
     shutil.rmtree(tmp_path / "project/work/train")
     page = page_of(config)

@@ -70,10 +70,7 @@ class GLPoseHeads(nn.Module):
         key: (B, C, H, W). local: (B, 2k, C, H, W). references: (B, n, C, H, W). similarity: (B, n), or (B, n, C) for
         per-channel weights; -inf for a missing reference, whose map is ignored.
         """
-        if self.options.inputs == "key_copies":  # each as similar to the key frame as the others
-            local = key[:, None].expand(-1, len(self.offsets), -1, -1, -1)
-            references = key[:, None].expand(-1, self.options.n, -1, -1, -1)
-            similarity = key.new_zeros(key.shape[0], self.options.n)
+        local, references, similarity = self.seen(key, local, references, similarity)
         w_local = self.local_weight.to(key.dtype)  # (2k,)
         w_nonlocal = nonlocal_weights(similarity, self.options).to(key.dtype)
         if w_nonlocal.dim() == 2:
@@ -83,10 +80,21 @@ class GLPoseHeads(nn.Module):
         s = self.aggregate(stack)  # (B, width, H, W)                                  Eq. 4
         if not self.options.enhancement:
             return self.head(s)
-        mask = 1 - torch.sigmoid(self.psi(key))  # (B, 1 or width, H, W): where the key frame saw nothing   Eq. 5
-        repaired = mask * s
+        repaired = self.mask(key) * s  #                                               Eq. 5
         f = repaired + key if self.combine is None else self.combine(torch.cat([repaired, key], dim=1))
         return self.head(f if self.options.head_input == "F" else s)
+
+    def seen(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Local maps, references and similarities as the heads take them: of the control `key_copies`, copies."""
+        if self.options.inputs != "key_copies":
+            return local, references, similarity
+        copies = key[:, None].expand(-1, len(self.offsets) + self.options.n, -1, -1, -1)
+        equal = key.new_zeros(key.shape[0], self.options.n)  # each as similar to the key frame as the others
+        return copies[:, : len(self.offsets)], copies[:, len(self.offsets) :], equal
+
+    def mask(self, key: Tensor) -> Tensor:
+        """Of Eq. 5, (B, 1 or width, H, W) within 0..1: near 1 where the key frame saw nothing."""
+        return 1 - torch.sigmoid(self.psi(key))
 
 
 def single_frame(options: HeadOptions) -> HeadOptions:
