@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from store.atomic import replacing
 from store.errors import DataError
 
 LABEL = cv2.FONT_HERSHEY_SIMPLEX
+SURE, UNSEEN = 0.6, 0.05  # scores of joints that `draw_people` draws wholly, and not at all
 
 
 def person_colour(person: int) -> tuple[int, int, int]:
@@ -41,6 +42,76 @@ def draw_poses(
             cv2.circle(out, _pixel(pose[joint]), 2 * scale + 1, colour, -1, cv2.LINE_AA)
             cv2.circle(out, _pixel(pose[joint]), 2 * scale + 1, (255, 255, 255), scale, cv2.LINE_AA)
     return out
+
+
+def draw_people(
+    frame: np.ndarray, poses: np.ndarray, people: np.ndarray, joints: JointSet, boxes: np.ndarray | None = None
+) -> np.ndarray:
+    """A copy of a BGR frame with people in colours of their own; the surer a joint, the larger and less transparent.
+
+    poses: (n, J, 3) x, y in frame px, score: at SURE and above a joint is wholly drawn, below UNSEEN not at all. A limb
+    is as sure as the lesser of its joints. people: (n,) numbers. boxes: (n, 4) xyxy, frame px, to draw with them.
+    """
+    out = frame.copy()
+    scale = max(1.0, min(frame.shape[:2]) / 400)
+    for row, (pose, person) in enumerate(zip(poses, people, strict=True)):
+        colour = person_colour(int(person))
+        sure = np.where(pose[:, 2] >= UNSEEN, np.clip(pose[:, 2] / SURE, 0, 1), 0)  # NaN is not drawn
+        for a, b in joints.limbs:
+            if least := min(sure[a], sure[b]):
+                _blended_line(out, pose[a], pose[b], colour, round(2.5 * scale), float(least))
+        for joint in np.argsort(sure):
+            if sure[joint]:
+                _blended_dot(out, pose[joint], colour, scale, float(sure[joint]))
+        if boxes is not None:
+            _named_box(out, boxes[row], f"{person}", colour, scale)
+    return out
+
+
+def _blended_line(
+    out: np.ndarray, a: np.ndarray, b: np.ndarray, colour: tuple[int, int, int], width: int, opacity: float
+) -> None:
+    def draw(part: np.ndarray, at: np.ndarray) -> None:
+        cv2.line(part, _pixel(a - at), _pixel(b - at), colour, width, cv2.LINE_AA)
+
+    _blended(out, np.stack([a, b]), width, opacity, draw)
+
+
+def _blended_dot(
+    out: np.ndarray, point: np.ndarray, colour: tuple[int, int, int], scale: float, opacity: float
+) -> None:
+    radius = round(scale * (1.5 + 2.5 * opacity))
+
+    def draw(part: np.ndarray, at: np.ndarray) -> None:
+        cv2.circle(part, _pixel(point - at), radius, colour, -1, cv2.LINE_AA)
+        cv2.circle(part, _pixel(point - at), radius, (255, 255, 255), max(1, round(scale / 2)), cv2.LINE_AA)
+
+    _blended(out, point[None], radius + 2, opacity, draw)
+
+
+def _blended(
+    out: np.ndarray, points: np.ndarray, margin: int, opacity: float, draw: Callable[[np.ndarray, np.ndarray], None]
+) -> None:
+    """Draw on a copy of the part around points (n, 3) and blend it in. draw: takes the part and its corner (3,)."""
+    size = out.shape[1], out.shape[0]
+    low = np.clip(np.floor(points[:, :2].min(axis=0)).astype(int) - margin, 0, size)
+    high = np.clip(np.ceil(points[:, :2].max(axis=0)).astype(int) + margin + 1, 0, size)
+    if (high <= low).any():  # outside of the frame
+        return
+    place = out[low[1] : high[1], low[0] : high[0]]
+    part = place.copy()
+    draw(part, np.array([*low, 0]))
+    cv2.addWeighted(part, opacity, place, 1 - opacity, 0, dst=place)
+
+
+def _named_box(out: np.ndarray, box: np.ndarray, name: str, colour: tuple[int, int, int], scale: float) -> None:
+    x1, y1, x2, y2 = (round(float(value)) for value in box)
+    cv2.rectangle(out, (x1, y1), (x2, y2), colour, max(1, round(scale)))
+    size, thickness = 0.5 * scale, max(1, round(scale))
+    (width, height), below = cv2.getTextSize(name, LABEL, size, thickness)
+    top = max(y1 - height - below - 2, 0)  # above the box, or inside where that is outside of the frame
+    cv2.rectangle(out, (x1, top), (x1 + width + 4, top + height + below + 2), colour, -1)
+    cv2.putText(out, name, (x1 + 2, top + height + 1), LABEL, size, (0, 0, 0), thickness, cv2.LINE_AA)
 
 
 def draw_boxes(frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -75,7 +75,6 @@ def predict_poses(
         raise ValueError("the flip test needs the features of the mirrored view")
     if sigma is None and any(way.decode == "dark" for way in ways):
         raise ValueError("DARK needs the sigma of the targets")
-    size = (split.schema.height, split.schema.width)
     box_scores = split.table["score"].to_numpy()
     poses = [np.empty((len(split), model.num_joints, 3)) for _ in ways]
     for videos in split.window_videos():
@@ -83,31 +82,45 @@ def predict_poses(
         found = in_window(split, window, references.of(window.rows, model.options.n))
         for start in range(0, len(window.rows), batch_size):
             rows = window.rows[start : start + batch_size]
-            heatmaps = averaged = _heatmaps(model, window, found, rows, 0, k, n)
+            heatmaps = averaged = heatmaps_of(model, window, found, rows, k=k, n=n)
             if flips and split.mirrored is not None:
-                turned = _heatmaps(model, window, found, rows, split.mirrored, k, n)
+                turned = heatmaps_of(model, window, found, rows, split.mirrored, k=k, n=n)
                 averaged = (heatmaps + turned.flip(-1)[:, list(flip_order)]) / 2
             for way, own in zip(ways, poses, strict=True):
-                values = (averaged if way.flip else heatmaps).cpu().numpy()
-                if way.decode == "dark" and sigma is not None:
-                    points, maxima = decode_dark(values, sigma)
-                else:
-                    points, maxima = decode_argmax(values)
-                own[rows, :, :2] = heatmap_to_frame(points, split.regions[rows], size)
-                own[rows, :, 2] = maxima * box_scores[rows, None] if score == "product" else maxima
+                values = averaged if way.flip else heatmaps
+                dark = sigma if way.decode == "dark" else None
+                own[rows] = poses_of(values, split.regions[rows], box_scores[rows], score, dark)
     return poses
 
 
-def _heatmaps(
+def poses_of(
+    heatmaps: Tensor, regions: np.ndarray, box_scores: np.ndarray, score: str, sigma: float | None = None
+) -> np.ndarray:
+    """(B, J, 3) float64: x, y in frame px and a score per joint, of heatmaps (B, J, H, W).
+
+    regions: (B, 3) cx, cy, sw of the crops, frame px. box_scores: (B,). score: as of `predict_poses`. sigma: of the
+    targets, for DARK; None: argmax.
+    """
+    values = heatmaps.cpu().numpy()
+    points, maxima = decode_argmax(values) if sigma is None else decode_dark(values, sigma)
+    xy = heatmap_to_frame(points, regions, (values.shape[-2], values.shape[-1]))
+    return np.concatenate([xy, (maxima * box_scores[:, None] if score == "product" else maxima)[..., None]], axis=-1)
+
+
+def heatmaps_of(
     model: GLPoseHeads,
     window: Window,
     references: tuple[Tensor, Tensor],
     rows: np.ndarray,
-    view: int,
-    k: int | None,
-    n: int | None,
+    view: int = 0,
+    *,
+    k: int | None = None,
+    n: int | None = None,
 ) -> Tensor:
-    """(B, J, H, W) float32 of one view of some proposals, their local frames and references."""
+    """(B, J, H, W) float32 of one view of some proposals, their local frames and references.
+
+    references: of all of the window, as places among its features. k, n: of `with_fewer`.
+    """
     with torch.inference_mode():
         inputs = head_inputs(window, references, rows, model.options.per_channel, view, view)
         return model(*with_fewer(inputs.of(model.options), model.offsets, k, n)).float()

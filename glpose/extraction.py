@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions
 from glpose.views import box_affines
 from store.errors import DataError
+from store.features import FeatureWriter
 from store.record import fingerprint
 from store.schema import FeatureSchema
 
@@ -154,6 +156,27 @@ def extract_video(
                 complete = maps.pop(done)
                 yield complete[:, 0], complete[:, 1:]
                 done += 1
+
+
+def store_features(
+    folder: Path,
+    video: str,
+    schema: FeatureSchema,
+    affines: np.ndarray,
+    maps: Generator[tuple[np.ndarray, np.ndarray]],
+) -> Iterator[int]:
+    """Write the features that `extract_video` yields below a folder, and yield the number of each written proposal.
+
+    schema: from `feature_schema`. affines: (P, V, 2, 3), as `extract_video` took them. The features are whole when the
+    iterator has ended. DataError for features that the schema's dtype cannot hold.
+    """
+    with closing(maps), FeatureWriter(folder, schema, len(affines)) as writer:
+        for proposal, (key, local) in enumerate(maps):
+            try:
+                writer.append(key, local, affines[proposal])
+            except ValueError as error:
+                raise DataError(f"video {video!r}, proposal {proposal}: {error}") from None
+            yield proposal
 
 
 def _batches(

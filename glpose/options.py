@@ -472,6 +472,32 @@ class EvalOptions(Options):
     )
 
 
+class PredictOptions(Options):
+    """Poses of a video of one's own: which networks look at which of its frames, and what is drawn.
+
+    How crops and references are made is said by the heads' checkpoint.
+    """
+
+    heads: str = Field(default="demo-heads", description="trained heads: a path, or `demo-heads`, which ship")
+    backbone: str = Field(default="demo", description="HRNet whose features the heads read: a path, or `demo`")
+    detector: str = Field(
+        default="demo-detector", description="Cascade R-CNN: a path, or `demo-detector`; or FILE.py:FUNCTION"
+    )
+    boxes: Path | None = Field(default=None, description="COCO results JSON to take boxes from, in place of a detector")
+    min_score: float = Field(default=DetectOptions().min_score, ge=0, le=1, description="boxes below it are dropped")
+    start: int = Field(default=0, ge=0, description="first frame, from 0")
+    end: int | None = Field(default=None, ge=1, description="frame to end before; null: after the last")
+    every: int = Field(default=1, ge=1, description="look at frames start, start + n, start + 2n ... only")
+    video: bool = Field(default=True, description="draw an overlay video")
+    show_boxes: bool = Field(default=False, description="draw boxes with people's numbers, too")
+
+    @model_validator(mode="after")
+    def _frames_in_order(self) -> PredictOptions:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"frames {self.start} to {self.end} are none: end must be after start")
+        return self
+
+
 class CropOptions(Options):
     """The crop store: images of every proposal of the train split, with room around the box, to fine-tune on.
 

@@ -261,6 +261,56 @@ def train_detector(
 
 
 @app.command()
+def predict(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Video files, folders of images, or folders of such.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Each video's files are written to DIR/VIDEO/.")],
+    heads: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Heads of train or finetune; default demo-heads, which ship.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="FILE", help="HRNet that the heads were trained with; default demo.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Cascade R-CNN, or FILE.py:FUNCTION; default demo-detector, which ships."),
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="COCO results JSON to take boxes from, without a detector.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Leave out boxes below this score; default 0.2.")
+    ] = None,
+    start: Annotated[int, typer.Option(min=0, metavar="FRAME", help="First frame to look at, from 0.")] = 0,
+    end: Annotated[
+        int | None, typer.Option(min=1, metavar="FRAME", help="Frame to end before; default: after the last.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Look at frames start, start + N, ... only.")] = 1,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Draw no overlay video.")] = False,
+    show_boxes: Annotated[bool, typer.Option("--show-boxes", help="Draw boxes and numbers, too.")] = False,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", metavar="DIR", help="Keep boxes and features there; another run goes on from them."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what was made with other options.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+) -> None:
+    """Find poses in videos of your own, with the weights that ship or others: overlay, Parquet, JSON."""
+    from rich.console import Console
+
+    from glpose.options import RuntimeOptions
+    from glpose.prediction import predict_options
+    from stages.predict import predict as predict_videos
+
+    options = predict_options(
+        {"heads": heads, "backbone": backbone, "detector": detector, "boxes": boxes, "min_score": min_score}
+        | {"start": start, "end": end, "every": every, "video": not no_video, "show_boxes": show_boxes}
+    )
+    predict_videos(videos, out, options, RuntimeOptions(device=device), Console(), work=work, force=force)
+
+
+@app.command()
 def status(pipeline: Pipeline, config: Config = None, settings: Settings = None, videos: Videos = "*") -> None:
     """Say what every stage has done, what is missing or stale and why, and what the next run would make."""
     context = _context(pipeline, config, settings, videos)

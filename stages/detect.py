@@ -11,8 +11,8 @@ from glpose.data.dataset import inputs_digest, open_video
 from glpose.detectors import DETECTORS, detector_identity
 from glpose.options import BoxOptions, DetectOptions
 from glpose.proposals import propose
+from glpose.runtime import choose_device
 from stages.config import PipelineConfig
-from stages.runtime import choose_device
 from stages.stage import Context, Stage, draws, video_units
 from store.errors import DataError
 from store.folder import Attempt

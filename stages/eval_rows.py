@@ -10,9 +10,9 @@ from glpose.data.dataset import joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, resolve_checkpoint
 from glpose.options import HeadOptions, index_problem
+from glpose.runtime import choose_device
 from glpose.single_frame import load_single_frame, predict_frames
 from stages.config import PipelineConfig
-from stages.runtime import choose_device
 from stages.stage import Context, split_videos
 from stages.train import Split
 from store.errors import CheckpointError

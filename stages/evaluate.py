@@ -15,12 +15,12 @@ from glpose.evaluation import Decoding, decodings, predict_poses
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.options import EvalOptions
+from glpose.runtime import choose_device
 from glpose.scoring import EvaluatedVideo, Scores, score_oks, score_pck, score_posetrack, write_recall
 from glpose.tables.recall import recall_text
 from stages import eval_rows
 from stages.config import PipelineConfig
 from stages.detect import boxes_in_words
-from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
 from stages.train import CHECKPOINTS, Split, load_split, split_digest, variants
 from store.atomic import write_json

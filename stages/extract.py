@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 from glpose.data.dataset import joint_set, open_video
-from glpose.extraction import VERSION, Backbone, extract_video, feature_schema, load_backbone
+from glpose.extraction import VERSION, Backbone, extract_video, feature_schema, load_backbone, store_features
 from glpose.models.checkpoints import resolve_checkpoint
+from glpose.runtime import choose_device
 from glpose.views import planned_views, view_affines
 from stages.config import PipelineConfig
-from stages.runtime import choose_device
 from stages.stage import Context, Stage, video_units
-from store.errors import DataError
-from store.features import FeatureWriter
 from store.folder import Attempt
 from store.record import file_digest, fingerprint
 from store.tables import BOX, merge_tables, read_table, write_table
@@ -56,18 +53,9 @@ def make(context: Context, shared: Backbone, unit: str, attempt: Attempt) -> str
     joints = joint_set(context.config.data) if views - (mirrored is not None) > 1 else None
     keypoints = [None if row is None else row.reshape(-1, 3) for row in table["keypoints"]]
     affines = view_affines(unit, boxes, keypoints, joints, options, views, mirrored)
-    proposal = 0
-    with (
-        closing(
-            extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable, affines)
-        ) as maps,
-        FeatureWriter(attempt.path, feature_schema(options, shared, views, mirrored), len(table)) as writer,
-    ):
-        for proposal, (key, local) in enumerate(maps):
-            try:
-                writer.append(key, local, affines[proposal])
-            except ValueError as error:
-                raise DataError(f"video {unit!r}, proposal {proposal}: {error}") from None
+    maps = extract_video(unit, video.frames, frames, boxes, shared, options, batch_size, unreadable, affines)
+    for _ in store_features(attempt.path, unit, feature_schema(options, shared, views, mirrored), affines, maps):
+        pass
     write_table(attempt.path, "proposals", table)
     attempt.meta = {"proposals": len(table), "space": shared.space, "backbone": shared.name}
     if views > 1:

@@ -20,11 +20,11 @@ from glpose.models.checkpoints import feature_tensors, load_heads, read_metadata
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
 from glpose.retrieval import make_gallery
+from glpose.runtime import choose_device
 from stages.config import PipelineConfig
 from stages.console import say
 from stages.crops import open_crops, train_proposals
 from stages.run import STAGES, check_owner, expected_record, survey
-from stages.runtime import choose_device
 from stages.stage import Context, split_videos
 from stages.train import CHECKPOINTS
 from store.errors import NotCommitted, RecordMismatch, StoreError, TrainingError

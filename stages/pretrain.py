@@ -17,8 +17,8 @@ from glpose.options import PretrainOptions
 from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
 from glpose.rendered_people import RenderedPeople
+from glpose.runtime import choose_device
 from stages.console import say
-from stages.runtime import choose_device
 from stages.stage import Context
 from store.errors import StoreError
 

@@ -12,6 +12,7 @@ import store
 from glpose.data.dataset import joint_set
 from glpose.models.checkpoints import resolve_checkpoint
 from glpose.options import JHMDBData
+from glpose.runtime import choose_device
 from glpose.tables.comparison import Ours, comparison_table
 from glpose.tables.costs import cost_table
 from glpose.tables.figures import Figures, figures, mean_of
@@ -23,7 +24,6 @@ from stages.console import say
 from stages.eval_rows import HRNET
 from stages.evaluate import UNIT, row_labels, variant_labels
 from stages.run import STAGES, run_stages, stages_of, survey
-from stages.runtime import choose_device
 from stages.stage import Context, split_videos
 from stages.table_files import about, comparison_notes, table_folder
 from stages.together import refuse_torchrun

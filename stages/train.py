@@ -19,12 +19,13 @@ from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions
 from glpose.ranks import Ranks, join_ranks
 from glpose.references import References, stored_references
+from glpose.runtime import choose_device
+from glpose.trained_on import describe
 from glpose.training import Trained, train_heads
 from glpose.training_log import EpochLog, Progress
 from glpose.training_state import last_state
 from stages.config import PipelineConfig
 from stages.curves import Curves
-from stages.runtime import choose_device
 from stages.stage import Context, Stage, shown_output, split_videos
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
@@ -164,7 +165,7 @@ def train_units(context: Context, shared: Training, stage: str, units: dict[str,
                 held_out=shared.held_out, state=state, ranks=shared.ranks,
             )  # fmt: skip
         except TrainingError as error:
-            raise TrainingError(f"{error}{_keep_last_good(shared, units, state)}") from None
+            raise TrainingError(f"{error}{_keep_last_good(config, shared, units, state)}") from None
     if state is not None and shared.ranks.number == 0:
         state.unlink(missing_ok=True)
     return trained
@@ -173,7 +174,7 @@ def train_units(context: Context, shared: Training, stage: str, units: dict[str,
 def write_heads(context: Context, shared: Training, trained: Trained, attempt: Attempt) -> str:
     """Write one variant's checkpoints and its log; what to tell of it."""
     model, examples = trained.model, shared.examples
-    metadata = heads_metadata(shared, model.options, model.offsets)
+    metadata = heads_metadata(context.config, shared, model.options, model.offsets)
     save_checkpoint(attempt.path / CHECKPOINTS["last"], model.state_dict(), metadata)
     if trained.best is not None:
         save_checkpoint(attempt.path / CHECKPOINTS["best"], trained.best, metadata)
@@ -190,8 +191,10 @@ def write_heads(context: Context, shared: Training, trained: Trained, attempt: A
     return f"{size}, {last.epoch} epochs, last loss {last.loss:.3g}, PCK {last.pck:.1f}{best}"
 
 
-def heads_metadata(shared: Training, heads: HeadOptions, offsets: Sequence[int]) -> dict[str, str]:
-    """What a checkpoint says of its heads and of the features that they read."""
+def heads_metadata(
+    config: PipelineConfig, shared: Training, heads: HeadOptions, offsets: Sequence[int]
+) -> dict[str, str]:
+    """What a checkpoint says of its heads, of the features and references that they read, and of their joints."""
     schema, joints = shared.examples.split.schema, shared.examples.joints
     return {
         "heads": heads.model_dump_json(),
@@ -201,6 +204,7 @@ def heads_metadata(shared: Training, heads: HeadOptions, offsets: Sequence[int])
         "num_joints": str(len(joints)),
         "backbone": schema.backbone,
         "space": schema.space,
+        **describe(config.extract, config.index, joints),
     }
 
 
@@ -210,7 +214,9 @@ def _state(context: Context, stage: str, units: Mapping[str, HeadOptions]) -> Pa
     return folder / "unfinished" / f"{next(iter(units))}.state" if isinstance(folder, Path) else None
 
 
-def _keep_last_good(shared: Training, units: Mapping[str, HeadOptions], state: Path | None) -> str:
+def _keep_last_good(
+    config: PipelineConfig, shared: Training, units: Mapping[str, HeadOptions], state: Path | None
+) -> str:
     """Write the weights after the last epoch that went well as checkpoints beside the state; words on where."""
     epoch, parts = last_state(state)
     if state is None or not parts or shared.ranks.number:
@@ -219,7 +225,7 @@ def _keep_last_good(shared: Training, units: Mapping[str, HeadOptions], state: P
     for unit, heads in units.items():
         own = [offsets[position] for position in positions_within(offsets, heads.k, heads.causal)]
         path = state.with_name(f"{unit}-epoch-{epoch}.safetensors")
-        save_checkpoint(path, parts[unit]["model"], heads_metadata(shared, heads, own))
+        save_checkpoint(path, parts[unit]["model"], heads_metadata(config, shared, heads, own))
     return f"; the weights after epoch {epoch} are in {state.parent}"
 
 

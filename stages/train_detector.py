@@ -16,8 +16,8 @@ from glpose.detector_training import train_detector as train
 from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
 from glpose.rendered_frames import rendered_frames
+from glpose.runtime import choose_device
 from stages.console import counting, say
-from stages.runtime import choose_device
 from stages.stage import Context
 from store.errors import StoreError
 

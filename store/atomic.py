@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,25 @@ def replacing(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, of a folder: yield a new, empty one beside `path`, which takes its place when it is filled."""
+    temporary, old = _temporary(path), _temporary(path)
+    with _naming_full_disk(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                sync_folder(file) if file.is_dir() else sync_file(file)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def publish_local(path: Path, text: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glpose.data.video import open_frames
-from glpose.drawing import contact_sheet, draw_poses, person_colour, write_image, write_video
+from glpose.drawing import contact_sheet, draw_people, draw_poses, person_colour, write_image, write_video
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -111,3 +111,28 @@ def test_pictures_and_videos_that_cannot_be_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     write_image(tmp_path / "new" / "v.png", black())
     assert cv2.imread(str(tmp_path / "new" / "v.png")) is not None
+
+
+def test_sure_joints_are_larger_and_less_transparent() -> None:
+    drawn = {score: draw_people(black(), pose(score=score), PEOPLE, POSETRACK) for score in (0.9, 0.3, 0.01, np.nan)}
+    assert not drawn[0.01].any() and not drawn[np.nan].any()
+    at = (10 + 7 * 4, 40)
+    assert drawn[0.9][at].tolist() == list(person_colour(0))
+    assert drawn[0.9][at].max() > drawn[0.3][at].max() > 60
+    assert len(drawn_at(drawn[0.9])) > len(drawn_at(drawn[0.3]))
+
+
+def test_people_partly_or_wholly_outside_are_drawn_as_far_as_they_are_inside() -> None:
+    for x in (-3, -500, WIDTH + 2, WIDTH + 500):
+        picture = draw_people(black(), pose(x), PEOPLE, POSETRACK, np.array([[x - 10, -20, x + 10, 300]]))
+        assert picture.any() == (abs(x - WIDTH / 2) < 150)
+
+
+def test_boxes_carry_peoples_numbers() -> None:
+    boxes = np.array([[100, 40, 180, 110.0]])
+    picture = draw_people(black(), np.zeros((1, 15, 3)), np.array([7]), POSETRACK, boxes)
+    assert picture[40, 140].tolist() == picture[90, 100].tolist() == list(person_colour(7))
+    label = picture[28:40, 100:115]
+    assert (label == 0).all(axis=2).any() and (label == person_colour(7)).all(axis=2).any()  # black on the colour
+    high = draw_people(black(), np.zeros((1, 15, 3)), np.array([7]), POSETRACK, np.array([[100, 0, 180, 110.0]]))
+    assert (high[2, 101:108] == person_colour(7)).all()  # the number stays in the picture

@@ -29,8 +29,8 @@ from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, sav
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions, HeadOptions
+from glpose.runtime import given_cores
 from glpose.views import view_affines
-from stages.runtime import given_cores
 from store.errors import CheckpointError, DataError
 from store.features import GROUP, FeatureWriter
 
@@ -573,7 +573,7 @@ def test_cores_are_those_given(tmp_path: Path, quota: str, cores: int | None) ->
     assert given_cores(tmp_path / "cpu.max") == (cores or everything)
 
 
-@pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "stages.runtime"])
+@pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "glpose.runtime"])
 def test_idle_threads_sleep_whatever_is_imported_first(module: str) -> None:
     code = f"import {module}, os; print(os.environ['OMP_WAIT_POLICY'])"
     clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}

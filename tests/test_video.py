@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glpose.data.video import ImageFrames, VideoFileFrames, decode_image, open_frames
+from glpose.data.video import ImageFrames, VideoFileFrames, decode_image, frame_rate, open_frames
 from store.errors import DataError
 
 HEIGHT, WIDTH, LENGTH = 48, 64, 12
@@ -278,3 +278,8 @@ def test_real_jpegs_decode_as_opencv_decodes_them(shared_data: Path) -> None:
     assert len(paths) >= 2
     for path in paths:
         assert np.array_equal(decode_image(path.read_bytes()), cv2.imread(str(path)))  # pyright: ignore[reportArgumentType]
+
+
+def test_the_rate_of_a_file_and_of_images(tmp_path: Path) -> None:
+    assert frame_rate(open_frames("v", write_file(tmp_path / "v.mp4"))) == 10
+    assert frame_rate(open_frames("images", write_images(tmp_path / "images", ["1.png", "2.png"]))) is None

@@ -72,6 +72,9 @@ def commands() -> str:
         lines += ["| option | default | meaning |", "|---|---|---|"]
         for parameter in command.params:
             value: Any = parameter  # a typer option, whose class click does not know
+            if value.param_type_name == "argument":
+                lines.append(f"| {value.metavar} | required | {_cell(value.help or '')} |")
+                continue
             flags = ", ".join(f"`{flag}`" for flag in value.opts)
             takes = "" if value.is_flag else f" {value.metavar or value.name.upper()}"
             default = "required" if value.required else "" if value.default in (None, False) else _shown(value.default)

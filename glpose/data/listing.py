@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,27 @@ def list_videos(data: ListedData) -> list[VideoRef]:
             else:
                 raise DataError(f"two videos are called {ref.name!r}: {other.path} and {ref.path}; rename one")
     return [found[name] for name in sorted(found)]
+
+
+def find_videos(paths: Sequence[str | Path]) -> list[VideoRef]:
+    """The videos that paths mean: video files, folders of images, and folders of such; all frames are of split eval.
+
+    They are called as their files or folders are, with "_" for what no folder's name may hold. DataError where a path
+    is none of these, or two have one name.
+    """
+    found: dict[str, VideoRef] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"video {path} does not exist")
+        whole = path.resolve()  # a folder may be given as "."
+        for own in _video_paths(FolderData(root=whole)) if whole.is_dir() and not _holds_images(whole) else [whole]:
+            name = as_unit_name(own.name if own.is_dir() else own.stem)
+            ref = VideoRef(name, "file", own, own.parent, {"eval": (0, None)})
+            if (other := found.get(ref.name)) is not None:
+                same = "is named twice" if other.path == ref.path else f"and {other.path} have one name: rename one"
+                raise DataError(f"video {ref.path} {same}")
+            found[ref.name] = ref
+    return list(found.values())
 
 
 def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[VideoRef]:

@@ -8,24 +8,31 @@ from typing import Any, Literal
 import numpy as np
 
 from glpose.data.posetrack18 import NAMES
-from glpose.keypoints import POSETRACK
+from glpose.keypoints import POSETRACK, JointSet
 
 SURE = 0.2  # heatmap maximum from which a joint says something about its pose (HRNet's in_vis_thre)
 
 
 def posetrack18(
-    images: list[dict[str, Any]], frame: np.ndarray, boxes: np.ndarray, poses: np.ndarray
+    images: list[dict[str, Any]],
+    frame: np.ndarray,
+    boxes: np.ndarray,
+    poses: np.ndarray,
+    tracks: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """A PoseTrack18 prediction file: every image, with people or without.
 
     images: entries of the evaluated frames. frame: (n,) index into `images`. boxes: (n, 4) xyxy, frame px. poses:
-    (n, 15, 3) x, y in frame px, score. Track ids number the people of a frame: poseval demands them, AP ignores them.
+    (n, 15, 3) x, y in frame px, score. tracks: (n,) track ids; without any they number the people of a frame: poseval
+    demands them, AP ignores them.
     """
     keys = ("id", "file_name", "vid_id", "frame_id", "nframes")
     entries = [{key: image[key] for key in keys if key in image} for image in images]
     columns = POSETRACK.indices_of(NAMES)
     people = []
-    for row, track in zip(np.argsort(frame, kind="stable"), _numbered(np.sort(frame)), strict=True):
+    order = np.argsort(frame, kind="stable")
+    numbers = _numbered(frame[order]) if tracks is None else tracks[order].tolist()
+    for row, track in zip(order, numbers, strict=True):
         keypoints, scores = [], []
         for column in columns:
             x, y, score = (0.0, 0.0, 0.0) if column is None else poses[row, column].tolist()
@@ -93,6 +100,50 @@ def coco(
             }
         )
     return results
+
+
+def coco_people(
+    images: list[dict[str, Any]],
+    joints: JointSet,
+    frame: np.ndarray,
+    boxes: np.ndarray,
+    poses: np.ndarray,
+    scores: np.ndarray,
+    tracks: np.ndarray,
+) -> dict[str, Any]:
+    """Predictions as a COCO keypoint file that stands alone: images, annotations and the joints as their category.
+
+    images: entries with `id`. frame: (n,) index into `images`. boxes: (n, 4) xyxy, frame px. poses: (n, J, 3) x, y in
+    frame px, score. scores: (n,) of the poses. tracks: (n,) track ids. All joints have COCO's flag 2; their scores are
+    in `keypoint_scores`.
+    """
+    people = []
+    for row in np.argsort(frame, kind="stable"):
+        x1, y1, x2, y2 = boxes[row].tolist()
+        points = [[round(x, 3), round(y, 3), 2] for x, y, _ in poses[row].tolist()]
+        people.append(
+            {
+                "id": len(people),
+                "image_id": images[int(frame[row])]["id"],
+                "category_id": 1,
+                "track_id": int(tracks[row]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "keypoints": [value for point in points for value in point],
+                "num_keypoints": len(points),
+                "keypoint_scores": poses[row, :, 2].tolist(),
+                "score": float(scores[row]),
+            }
+        )
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(joints.joints),
+        "skeleton": [[a + 1, b + 1] for a, b in joints.limbs],  # COCO counts joints from 1
+    }
+    return {"images": images, "annotations": people, "categories": [category]}
 
 
 def coco_scores(

@@ -146,6 +146,21 @@ def load_resident(
     )
 
 
+def load_rows(
+    features: VideoFeatures, rows: np.ndarray, offsets: Sequence[int], device: torch.device
+) -> dict[str, Tensor]:
+    """The clean view of some proposals of a video, in any order, as stored: key, local, their scales and embedding.
+
+    offsets: local maps to load; with none, `local` is left out. Shapes are those of `ResidentFeatures`, with V = 1.
+    """
+    held = _empty(features.schema, len(rows), len(offsets), 1, device)
+    buffers = threading.local()
+    for first in range(0, len(rows), BLOCK):
+        part = {name: array[first : first + BLOCK] for name, array in held.items()}
+        _load_part(features, rows[first : first + BLOCK], part, offsets, [0], buffers)
+    return held
+
+
 def map_bytes(schema: FeatureSchema) -> int:
     """Bytes that one map and, of uint8, its scales take, as they are stored."""
     values = int(np.prod(schema.map_shape))

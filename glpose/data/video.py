@@ -17,6 +17,7 @@ from store.errors import DataError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 UNCOMPRESSED = {".bmp", ".tif", ".tiff"}
+FASTEST = 1000.0  # frames per second; headers without a rate state the 90,000 ticks of their clock
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
@@ -163,6 +164,16 @@ def open_frames(video: str, path: Path, length: int | None = None) -> ImageFrame
         status = path.stat()
         length = _count_frames(video, path, (status.st_size, status.st_mtime_ns))
     return VideoFileFrames(video, path, [f"{video}/{frame:06d}.jpg" for frame in range(length)])
+
+
+def frame_rate(source: FrameSource) -> float | None:
+    """Frames per second that a video file says it has; None of images, and where it says nothing of use."""
+    if not isinstance(source, VideoFileFrames):
+        return None
+    capture = _open_capture(source.video, source.path)
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    capture.release()
+    return rate if 0 < rate <= FASTEST else None  # NaN is refused, too
 
 
 def decode_image(raw: bytes) -> np.ndarray | None:
