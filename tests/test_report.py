@@ -26,7 +26,8 @@ from stages.report_record import changes, recipe
 from store.errors import ConfigError
 
 ALL = [  # anchors, of a pipeline on PoseTrack18 files with tags
-    "results", "joints", "curves", "recall", "side-by-side", "inspector", "training", "store", "stages", "options", "record",
+    "results", "joints", "curves", "recall", "side-by-side", "inspector",
+    "training", "store", "stages", "options", "record",
 ]  # fmt: skip
 EVIL = "<script>alert(1)</script> & \"'"
 
