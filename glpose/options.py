@@ -464,8 +464,9 @@ class EvalOptions(Options):
         default=False, description="also zip the predictions as the PoseTrack test server takes them"
     )
     overlay: bool = Field(default=True, description="draw an overlay video and a contact sheet")
-    heads: Path | None = Field(
-        default=None, description="heads of finetune, or others of this feature space, as a row of their own"
+    heads: str | None = Field(
+        default=None,
+        description="heads of finetune, `demo-heads`, or others of this feature space, as a row of their own",
     )
     single_frame_hrnet: str | None = Field(
         default=None, description="an HRNet's checkpoint whose own heatmaps, of the images, are a row of their own"

@@ -9,7 +9,7 @@ import numpy as np
 
 from glpose.data.dataset import joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
-from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, resolve_checkpoint
+from glpose.models.checkpoints import SHIPPED, load_heads, load_hrnet, read_metadata, resolve_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, index_problem
 from glpose.runtime import choose_device
@@ -38,6 +38,7 @@ def labels(config: PipelineConfig) -> dict[str, str]:
         metadata = read_metadata(config.eval.heads)
         heads = HeadOptions.model_validate_json(metadata["heads"])
         how = "fine-tuned GLPose" if "before" in metadata else "given heads"
+        how = config.eval.heads if config.eval.heads in SHIPPED else how
         found[HEADS] = f"{how} (k={heads.k}, n={heads.n})"
     if config.eval.single_frame_hrnet is not None:
         found[HRNET] = f"HRNet-W{load_hrnet(config.eval.single_frame_hrnet).width} alone"

@@ -10,7 +10,8 @@ from chromium import SIZES, Opened, chromium, until
 from playwright.sync_api import Browser
 from small_pipelines import finish_project, glpose_stage
 
-SECTIONS = ["results", "joints", "curves", "recall", "side-by-side", "inspector", "training", "store", "stages", "options", "record"]
+SECTIONS = ["results", "joints", "curves", "recall", "side-by-side", "inspector",
+            "training", "store", "stages", "options", "record"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
