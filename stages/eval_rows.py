@@ -79,7 +79,7 @@ def _of_heads(context: Context, shared: Split) -> np.ndarray:
     return _predict(context, shared, config.eval.heads, model)
 
 
-def _predict(context: Context, shared: Split, path: Path, model: GLPoseHeads) -> np.ndarray:
+def _predict(context: Context, shared: Split, path: str | Path, model: GLPoseHeads) -> np.ndarray:
     config = context.config
     if problem := index_problem(model.options, config.index):
         raise CheckpointError(f"{path}: {problem}")

@@ -13,10 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from glpose.extraction import load_backbone
 from glpose.models import checkpoints
 from glpose.models.checkpoints import (
     SHIPPED,
     feature_tensors,
+    load_cascade_rcnn,
+    load_heads,
     load_hrnet,
     read_metadata,
     read_state_dict,
@@ -25,6 +28,7 @@ from glpose.models.checkpoints import (
     tensors_digest,
 )
 from glpose.models.hrnet import HRNet, fold_batch_norm
+from glpose.trained_on import read_trained_on
 from store.errors import CheckpointError
 
 Tensors = dict[str, Tensor]
@@ -365,3 +369,14 @@ def test_the_digest_of_the_features_knows_what_they_depend_on(tensors: Tensors) 
         assert digest(tensors | {name: tensors[name] + 1}) != same, name
     with pytest.raises(CheckpointError, match="before fold_batch_norm"):
         feature_tensors(fold_batch_norm(load_hrnet(tensors)))
+
+
+def test_what_ships_goes_together() -> None:
+    heads = read_trained_on("demo-heads")
+    options = heads.extract.model_copy(update={"checkpoint": "demo"})
+    backbone = load_backbone(options, torch.device("cpu"))
+    model = load_heads(resolve_checkpoint("demo-heads"), space=backbone.space)
+    assert model.options == heads.heads and model.num_joints == JOINTS
+    detector = load_cascade_rcnn(resolve_checkpoint("demo-detector"))
+    assert detector.num_classes == 1 and detector.size == (480, 288)
+    assert sum(resolve_checkpoint(name).stat().st_size for name in SHIPPED) < 25e6
