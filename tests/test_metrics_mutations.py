@@ -110,7 +110,7 @@ CHANGES = {
     ),
     "AP is the mean of 11 points of the curve": Change(
         "posetrack", "np.sum(np.diff(recall, prepend=0.0) * envelope)",
-        "np.mean([precision[recall >= level].max(initial=0) for level in np.linspace(0, 1, 11)])",
+        "np.mean([envelope[recall >= level].max(initial=0) for level in np.linspace(0, 1, 11)])",
     ),
     "AP lies below the curve, not below its envelope": Change(
         "posetrack", "np.maximum.accumulate(precision[::-1])[::-1]", "precision"
@@ -122,7 +122,7 @@ CHANGES = {
         "posetrack", "        return 0.0, 0.0, 0.0", "        return math.nan, math.nan, math.nan"
     ),
     "joints without annotations score 0, not NaN": Change(
-        "posetrack", "return math.nan, float(precision[-1] * 100), math.nan", "return 0.0, 0.0, 0.0"
+        "posetrack", "return math.nan, float(correct.mean() * 100), math.nan", "return 0.0, 0.0, 0.0"
     ),
 }  # fmt: skip
 

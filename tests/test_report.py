@@ -243,6 +243,7 @@ def test_only_what_is_not_a_default_is_told() -> None:
         "work": "work/demo",
         "note": config.note,
         "data": {"kind": "rendered", "root": "demo"},
+        "detect": {"eval": {"source": "cascade_rcnn"}, "detector": {"checkpoint": "demo-detector"}},
         "extract": {"crop_size": [192, 144]},
         "index": {"n": 8},
         "train": {"heads": {"n": 8}, "batch_size": 8},
