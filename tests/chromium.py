@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -52,3 +53,14 @@ class Opened:
         """That nothing has gone wrong, and nothing was asked of a network."""
         assert self.complaints == []
         assert [url for url in self.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@contextmanager
+def opened_page(browser: Browser, path: Path, size: str, scheme: Literal["light", "dark"]) -> Iterator[Opened]:
+    """A page, offline, at one of SIZES and in "light" or "dark". At the end nothing may have gone wrong."""
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
+    found = Opened(context, path)
+    yield found
+    found.check()
+    context.close()

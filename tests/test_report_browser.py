@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import SIZES, Opened, chromium, until
+from chromium import SIZES, Opened, chromium, opened_page, until
 from playwright.sync_api import Browser
 from small_pipelines import finish_project, glpose_stage
 
@@ -34,12 +34,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Opened]:
     """The report at a size and in a theme; by default on a laptop, in light. At the end nothing may have gone wrong."""
     size, scheme = getattr(request, "param", ("laptop", "light"))
-    width, height = SIZES[size]
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
-    found = Opened(context, report)
-    yield found
-    found.check()
-    context.close()
+    with opened_page(browser, report, size, scheme) as found:
+        yield found
 
 
 VIEWS = pytest.mark.parametrize(
