@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import csv
 import os
 import re
@@ -23,8 +24,6 @@ from glpose.data.annotations import read_annotation_json
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r'^```(diff|python) title="([^"]+)"\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +64,11 @@ def write_csv_dataset(root: Path) -> None:
                     csv.writer(handle).writerow([frame, *notes.keypoints[person].ravel().tolist()])
 
 
+def test_the_changes_apply_and_compile(extended: Path) -> None:
+    assert compileall.compile_dir(extended, quiet=1)
+
+
+@pytest.mark.slow
 def test_the_changes_run(extended: Path, tmp_path: Path) -> None:
     write_csv_dataset(tmp_path / "data")
     with torch.random.fork_rng(devices=[]):
@@ -98,6 +102,7 @@ def test_the_changes_run(extended: Path, tmp_path: Path) -> None:
     assert seen.stdout.splitlines() == ["resnet18_stem (1, 1, 64, 16, 12)", "['head.1.bias', 'head.1.weight']"]
 
 
+@pytest.mark.slow
 def test_the_changed_code_passes_the_checks(extended: Path) -> None:
     ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert ruff is not None
