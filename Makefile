@@ -3,8 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Idle OpenMP threads must sleep, not spin: several times faster where cores are shared.
-export OMP_WAIT_POLICY := PASSIVE
+TEST_PROCESSES ?= 2
 
 .PHONY: demo docs test test-slow lint clean
 
@@ -27,10 +26,10 @@ lint: $(BIN)/installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES)
 
 test-slow: $(BIN)/installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n $(TEST_PROCESSES) -m slow
 
 clean:
 	rm -rf $(VENV) work site .pytest_cache .ruff_cache

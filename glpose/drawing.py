@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -150,23 +150,6 @@ def draw_boxes(frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.n
         at = (corner[0] + 2, max(corner[1] - 3 * scale, 12 * scale))
         cv2.putText(out, f"{score:.2f}", at, LABEL, 0.4 * scale, colour, scale, cv2.LINE_AA)
     return out
-
-
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write BGR frames as an MP4 of the first one's size. DataError where OpenCV cannot."""
-    writer: cv2.VideoWriter | None = None
-    height = width = 0
-    try:
-        for frame in frames:
-            if writer is None:
-                height, width = frame.shape[:2]
-                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-                if not writer.isOpened():
-                    raise DataError(f"{path} cannot be written as an MP4 by this OpenCV; set eval.overlay=false")
-            writer.write(frame if frame.shape[:2] == (height, width) else cv2.resize(frame, (width, height)))
-    finally:
-        if writer is not None:
-            writer.release()
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from glpose.data.dataset import VideoRef, inputs_digest, joint_set, open_video
-from glpose.drawing import contact_sheet, draw_poses, write_image, write_video
+from glpose.drawing import contact_sheet, draw_poses, write_image
 from glpose.evaluation import Decoding, decodings, predict_poses
+from glpose.film import write_film
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads
 from glpose.models.glpose import GLPoseHeads
@@ -256,7 +257,7 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
                 pictures[frame] = picture
             yield drawn(picture, frame, "glpose")
 
-    write_video(out / "overlay.mp4", overlaid(), OVERLAY_FPS)
+    write_film(out / "overlay.mp4", overlaid(), OVERLAY_FPS)
     rows = [
         (
             f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import glpose  # noqa: F401 - before torch: how its idle threads wait
+
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 

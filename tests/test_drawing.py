@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from glpose.data.video import open_frames
 from glpose.drawing import (
     LEFT,
     MIDDLE,
@@ -20,7 +19,6 @@ from glpose.drawing import (
     draw_skeleton,
     person_colour,
     write_image,
-    write_video,
 )
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
@@ -120,24 +118,7 @@ def test_contact_sheet() -> None:
     assert (sheet[:label] == 255).any()  # the label's letters
 
 
-def test_a_written_video_has_its_frames(tmp_path: Path) -> None:
-    frames = [np.full((HEIGHT, WIDTH, 3), 30 * k, np.uint8) for k in range(7)]
-    write_video(tmp_path / "v.mp4", iter(frames), 10)
-    source = open_frames("v", tmp_path / "v.mp4")
-    assert len(source.names) == 7 and source.size() == (HEIGHT, WIDTH)
-    means = [float(image.mean()) for _, image in source.read(range(7))]
-    assert np.allclose(means, [30 * k for k in range(7)], atol=6)
-
-
-def test_frames_of_another_size_are_not_lost(tmp_path: Path) -> None:
-    write_video(tmp_path / "v.mp4", [black(), black(60, 90), black()], 10)
-    source = open_frames("v", tmp_path / "v.mp4")
-    assert len(source.names) == 3 and source.size() == (HEIGHT, WIDTH)
-
-
-def test_pictures_and_videos_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"v\.mp4 cannot be written as an MP4 .*eval\.overlay=false"):
-        write_video(tmp_path / "absent" / "v.mp4", [black()], 10)
+def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"v\.odd cannot be written as an image: give a name that ends in \.jpg or \.png"
     ):

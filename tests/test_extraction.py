@@ -574,7 +574,16 @@ def test_cores_are_those_given(tmp_path: Path, quota: str, cores: int | None) ->
 
 
 @pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "glpose.runtime"])
-def test_idle_threads_sleep_whatever_is_imported_first(module: str) -> None:
-    code = f"import {module}, os; print(os.environ['OMP_WAIT_POLICY'])"
-    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    assert subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True).stdout == "PASSIVE\n"
+@pytest.mark.parametrize(
+    ("given", "waits"),
+    [
+        ({}, "PASSIVE 1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE 7"),
+    ],
+)
+def test_idle_threads_soon_sleep_whatever_is_imported_first(module: str, given: dict[str, str], waits: str) -> None:
+    code = f"import {module}, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], env={**clean, **given}, capture_output=True, text=True)
+    assert done.stdout == waits + "\n", done.stderr

@@ -419,6 +419,13 @@ def test_a_clip_may_be_one_file(tmp_path: Path) -> None:
         next(open_video(ref).frames.read([0]))
 
 
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "images" / "val" / "clip.mp4").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"clip\.mp4 cannot be written as an MP4 .*data\.encoding=jpeg"):
+        write_clip(tmp_path, "val", "clip", SMALL, 7, 2, mp4=True)
+    assert not (tmp_path / "annotations" / "val" / "clip.json").exists()
+
+
 def test_written_clip_is_not_overwritten_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     options = ClipOptions(height=64, width=64, frames=1, blur_samples=1)
     path = write_clip(tmp_path, "train", "clip", options, 0, 0)

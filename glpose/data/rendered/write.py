@@ -13,7 +13,6 @@ import numpy as np
 from glpose.data.posetrack18 import NAMES
 from glpose.data.rendered.labels import OUTSIDE, FrameLabels
 from glpose.data.rendered.scene import Clip, ClipOptions
-from glpose.drawing import write_video
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -125,7 +124,7 @@ def write_clip(
         if index % label_every == 0:
             annotations += _annotations(labels, image_id)
     if mp4:
-        write_video(pictures.with_name(f"{name}.mp4"), film, options.fps)
+        _write_mp4(pictures.with_name(f"{name}.mp4"), film, options.fps)
     category = {
         "supercategory": "person", "id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": SKELETON,
     }  # fmt: skip
@@ -134,3 +133,15 @@ def write_clip(
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, target)
     return target
+
+
+def _write_mp4(path: Path, frames: list[np.ndarray], fps: float) -> None:
+    """Write BGR frames of one size as MPEG-4 part 2, which every OpenCV writes. DataError where this one cannot."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, frames[0].shape[1::-1])
+    try:
+        if not writer.isOpened():
+            raise DataError(f"{path} cannot be written as an MP4 by this OpenCV; set data.encoding=jpeg")
+        for frame in frames:
+            writer.write(frame)
+    finally:
+        writer.release()
