@@ -280,7 +280,7 @@ def _named(video: str, frame: int, gains: Sequence[Gain], videos: Sequence[Evalu
     there = [one for one in gains if (one.video, one.frame) == (video, frame)]
     if not there:
         others = sorted({one.frame for one in gains if one.video == video}, key=lambda other: abs(other - frame))[:3]
-        near = f"; nearest are {', '.join(map(str, sorted(others)))}" if others else ""
+        near = f"; annotated nearby: {', '.join(map(str, sorted(others)))}" if others else ""
         raise DataError(f"--frames {video}:{frame}: no joint that counts is annotated there{near}")
     return max(there, key=lambda one: abs(one.gain))
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jhmdb_builders
 import numpy as np
 import pytest
 from posetrack_builders import HEAD, as_2018, person, scored, video17
 from small_pipelines import context, finish_project, glpose_stage, write_pipeline
+from test_own_data import write_project as write_own_data
 
 from glpose.data.given_predictions import Span, take_coco, take_pose_files, take_posetrack
 from glpose.drawing import MISSING, WRONG
@@ -229,6 +231,32 @@ def test_tags(project: Path, tmp_path: Path) -> None:
     assert int(row["joints"]) == hidden > 0 and "hidden joints" in printed
 
 
+@pytest.mark.parametrize(("tag", "joints"), [("rapid", 2), ("defocused", None)])
+def test_tags_of_joints_and_of_frames(project: Path, tmp_path: Path, tag: str, joints: int | None) -> None:
+    """Two joints of one person are made rapid, and one frame defocused."""
+    root = tmp_path / "data"
+    shutil.copytree(project / "data", root)
+    path = root / "annotations" / "val" / "c.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    people = [one for one in content["annotations"] if one["image_id"] == content["images"][2]["id"]]
+    there = [[k for k in range(17) if any(one["keypoints"][3 * k : 3 * k + 2])] for one in people]
+    for one in content["annotations"]:
+        one["speed"] = [speed and 0.0 for speed in one["speed"]]
+    for k in there[0][:2]:
+        people[0]["speed"][k] = 99.0
+    for number, image in enumerate(content["images"]):
+        image["defocus"] = 3.0 if number == 2 else 0.0
+    path.write_text(json.dumps(content))
+    config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
+    config += ["--tag", tag, "--whole", "--out", str(tmp_path / "a.png")]
+    code, printed = run(project, *config, "--frames", "c:2")
+    assert code == 0 and f"{tag} joints" in printed, printed
+    (row,) = table_of(tmp_path / "a.csv")
+    assert int(row["joints"]) == (joints or sum(map(len, there))) > 0
+    code, printed = run(project, *config, "--frames", "c:3")
+    assert code == 1 and "no joint that counts is annotated there; annotated nearby: 2" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -270,12 +298,65 @@ def test_a_frame_where_nobody_is_annotated(project: Path, tmp_path: Path) -> Non
     path.write_text(json.dumps({**content, "annotations": kept}))
     config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
     code, printed = run(project, *config, "--frames", "c:4", "--out", str(tmp_path / "a.png"))
-    assert code == 1 and "--frames c:4: no joint that counts is annotated there; nearest are 2, 3, 5" in printed
+    assert code == 1 and "--frames c:4: no joint that counts is annotated there; annotated nearby: 2, 3, 5" in printed
     code, printed = run(project, *config, "--out", str(tmp_path / "a.png"))  # the same file twice
     assert code == 1 and "there is no gain and no loss: name frames with --frames VIDEO:FRAME" in printed
     path.write_text(json.dumps({**content, "annotations": []}))
     code, printed = run(project, *config, "--out", str(tmp_path / "a.png"))
     assert code == 1 and "no joint is annotated in the evaluated frames" in printed
+
+
+def test_sub_jhmdb(tmp_path: Path) -> None:
+    """Another system's poses in eval's own form: right within 0.2 of the box's larger side, 73 px."""
+    root, positions = tmp_path / "jhmdb", jhmdb_builders.figure_positions()
+    for clip in ("golf_one", "golf_two"):
+        jhmdb_builders.write_clip(root, "golf", clip, positions, jhmdb_builders.figure_mask(positions))
+    jhmdb_builders.write_splits(root, "golf", ["golf_one.avi 1", "golf_two.avi 2"])
+    config = write_pipeline(tmp_path, {"kind": "jhmdb", "root": str(root)})
+    assert glpose_stage(config, "run")[0] == 0
+    results = tmp_path / "work" / "eval" / "latest" / "results"
+    content = json.loads((results / "ground_truth" / "golf_two.json").read_text())
+    for pose in content["poses"]:
+        reach = 0.2 * (pose["box"][3] - pose["box"][1])
+        for joint, moved in enumerate((0.9 * reach, 1.1 * reach)):
+            pose["keypoints"][joint][0] += moved
+    (tmp_path / "them").mkdir()
+    (tmp_path / "them" / "golf_two.json").write_text(json.dumps(content))
+    code, printed = glpose_stage(
+        config, "compare", "--predictions", f"them={tmp_path / 'them'}", "--whole", "--frames", "golf_two:2",
+        "--out", str(tmp_path / "a.png"),
+    )  # fmt: skip
+    assert code == 0 and "within 0.2 of max(w, h) of the box (PCK)" in printed, printed
+    (row,) = table_of(tmp_path / "a.csv")
+    assert (row["joints"], row["right_them"]) == ("15", "14")
+    poses = [
+        json.loads((results / part / "golf_two.json").read_text())["poses"]
+        for part in ("ground_truth", "predictions/glpose")
+    ]
+    truth, found = (np.array([pose["keypoints"] for pose in own if pose["frame"] == 2])[0, :, :2] for own in poses)
+    size = max(np.diff(np.reshape(poses[0][2]["box"], (2, 2)), axis=0)[0])
+    assert int(row["right_glpose"]) == (np.linalg.norm(found - truth, axis=1) < 0.2 * size).sum()
+
+
+def test_joints_of_ones_own(tmp_path: Path) -> None:
+    config = write_own_data(tmp_path)
+    assert glpose_stage(config, "run")[0] == 0
+    (truth,) = (tmp_path / "work" / "eval" / "latest" / "results" / "ground_truth").glob("*.json")
+    content = json.loads(truth.read_text())
+    image = content["images"][2]["id"]
+    there = [sum(v > 0 for v in one["keypoints"][2::3]) for one in content["annotations"] if one["image_id"] == image]
+    results = [
+        {"image_id": one["image_id"], "category_id": one["category_id"], "keypoints": one["keypoints"], "score": 1.0}
+        for one in content["annotations"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    arguments = ["--predictions", f"them={tmp_path / 'results.json'}", "--whole", "--out", str(tmp_path / "a.png")]
+    code, printed = glpose_stage(config, "compare", *arguments, "--frames", "images_val_c:2")
+    assert code == 0, printed
+    (row,) = table_of(tmp_path / "a.csv")
+    assert int(row["joints"]) == int(row["right_them"]) == sum(there) > int(row["right_glpose"])
+    code, printed = glpose_stage(config, "compare", *arguments, "--tag", "hidden")
+    assert code == 1 and "nothing says which joints are hidden" in printed
 
 
 def test_the_section_of_the_report(project: Path) -> None:
