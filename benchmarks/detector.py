@@ -39,7 +39,7 @@ from torchvision.ops import box_iou
 from glpose.data.rendered import Clip, ClipOptions
 from glpose.data.video import open_frames
 from glpose.detection import detect_people
-from glpose.drawing import write_video
+from glpose.film import write_film
 from glpose.models.cascade_rcnn import PERSON, PROPOSALS, CascadeRCNN, Detections, resized_size, to_input
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.models.hrnet import fold_batch_norm
@@ -303,7 +303,7 @@ def memory() -> dict[str, Entry]:
     with tempfile.TemporaryDirectory() as folder:
         for frames in LENGTHS:
             path = Path(folder) / f"{frames}.mp4"
-            write_video(path, (blocks(270, 480) for _ in range(frames)), 25)
+            write_film(path, (blocks(270, 480) for _ in range(frames)), 25)
             command = [sys.executable, __file__, "--peak-of", str(path)]
             peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     note = f"{peaks[0] / 1e6:.0f} MB for {LENGTHS[0]} frames, {peaks[1] / 1e6:.0f} MB for {LENGTHS[1]}"

@@ -34,8 +34,8 @@ from glpose.data.dataset import open_video
 from glpose.data.listing import list_videos
 from glpose.data.rendered import ClipOptions, write_clip
 from glpose.data.video import open_frames
-from glpose.drawing import write_video
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, source_frames
+from glpose.film import write_film
 from glpose.host_memory import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 from glpose.models.checkpoints import save_checkpoint
 from glpose.models.hrnet import HRNet, fold_batch_norm
@@ -203,7 +203,7 @@ def memory() -> dict[str, Entry]:
     with tempfile.TemporaryDirectory() as folder:
         for frames in LENGTHS:
             path = Path(folder) / f"{frames}.mp4"
-            write_video(path, (frame for _ in range(frames)), 25)
+            write_film(path, (frame for _ in range(frames)), 25)
             command = [sys.executable, __file__, "--peak-of", str(path)]
             peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     note = f"{peaks[0] / 1e6:.0f} MB for {LENGTHS[0]} frames, {peaks[1] / 1e6:.0f} MB for {LENGTHS[1]}"
