@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jhmdb_builders
 import pytest
+import yaml
 from markupsafe import Markup
 from small_pipelines import context, finish_project, glpose_stage, snapshot, write_dataset, write_pipeline
 from test_own_data import write_project as write_own_data
@@ -237,14 +238,21 @@ def test_the_recipe_is_the_same_pipeline(name: str, tmp_path: Path) -> None:
     assert "work" not in json.dumps(recipe(config))
 
 
-def test_only_what_is_not_a_default_is_told() -> None:
-    config = load_pipeline(find_config(None), "demo", ["index.n=8", "train.heads.n=8", "cluster={kind: local}"])
+def test_only_what_is_not_a_default_is_told(tmp_path: Path) -> None:
+    own = {
+        "note": "A few clips.",
+        "data": {"kind": "rendered", "root": "demo"},
+        "detect": {"eval": {"source": "cascade_rcnn"}, "detector": {"checkpoint": "demo-detector", "nms": 0.5}},
+        "train": {"batch_size": 8, "epochs": 20},
+    }
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(yaml.safe_dump({"pipelines": {"some": own}}))
+    config = load_pipeline(path, "some", ["index.n=8", "train.heads.n=8", "cluster={kind: local}"])
     assert changes(config) == {
-        "work": "work/demo",
-        "note": config.note,
+        "work": "work/some",
+        "note": "A few clips.",
         "data": {"kind": "rendered", "root": "demo"},
         "detect": {"eval": {"source": "cascade_rcnn"}, "detector": {"checkpoint": "demo-detector"}},
-        "extract": {"crop_size": [192, 144]},
         "index": {"n": 8},
         "train": {"heads": {"n": 8}, "batch_size": 8},
         "cluster": {"kind": "local"},
