@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# Set before torch is loaded: an idle OpenMP thread spins for microseconds, then sleeps. Its own default is to spin for
-# milliseconds, 6-10 times slower where cores are shared; to sleep at once is up to half as fast where they are not.
+# Set before torch is loaded: an idle OpenMP thread spins for microseconds, then sleeps. Torch's own default, to spin
+# for milliseconds, is 4-10 times slower where cores are shared; to sleep at once is half as fast where they are not.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which goes before the policy
