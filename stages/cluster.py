@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from glpose import WAITING
 from glpose.options import LocalCluster, RunningCluster, SlurmCluster
 from stages import worker
 from stages.config import PipelineConfig
@@ -27,7 +28,7 @@ TRIES = 3  # workers of our own that may die over one unit
 # For every worker, before it is started. A worker's memory is what the network needs, none of Dask's business: a worker
 # that it paused would never go on.
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
+    **WAITING,
     "DASK_LOGGING__DISTRIBUTED": "error",
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",

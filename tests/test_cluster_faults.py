@@ -251,6 +251,7 @@ def test_slurm_jobs(quiet: Path, tmp_path: Path) -> None:
     assert len(scripts) == 2
     for words in ("-p fast", "--cpus-per-task=1", "--gres=gpu:1", "--exclude=node3", "-t 00:10:00"):
         assert f"#SBATCH {words}\n" in scripts[0]
-    assert "export OMP_WAIT_POLICY=PASSIVE\n" in scripts[0] and "--nthreads 1 " in scripts[0]
+    for words in ("export OMP_WAIT_POLICY=PASSIVE\n", "export GOMP_SPINCOUNT=1000\n", "--nthreads 1 "):
+        assert words in scripts[0]
     for path in jobs.glob("pid-*"):
         wait_for(lambda path=path: not Path(f"/proc/{path.read_text().strip()}").exists(), "the job's end")
