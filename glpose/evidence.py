@@ -80,6 +80,10 @@ _ALL = [
     Row("temperature_10", "similarities divided by 10: softer weights", {"temperature": 10.0}),
     Row("normalised_local", "local weights that sum to 1", {"normalise_local": True}),
     Row("unweighted", "without the weights of Eq. 2 and 3", {"weighted": False}),
+    Row("prior_key", "complete, correcting the backbone's own heatmaps of the key frame", {"prior": "key"}),
+    Row("prior_frames", "complete, correcting the backbone's own heatmaps of all frames, fused", {"prior": "frames"}),
+    Row("prior_copies", "the same, shown the key frame in every slot", {"prior": "frames", "inputs": "key_copies"}),
+    Row("prior_single", "single, correcting the backbone's own heatmaps", {"prior": "key"}, single=True),
     Row("head_input_s", "heatmaps from the aggregate, as the text of § 3.4 has it", {"head_input": "S"}),
 ]
 ROWS = {row.name: row for row in _ALL}
@@ -115,6 +119,11 @@ COMPARISONS = (
     Comparison("temperature_10", "glpose", "does the temperature matter?"),
     Comparison("normalised_local", "glpose", "does the scale of the local weights matter?"),
     Comparison("unweighted", "glpose", "do the weights matter?"),
+    Comparison("prior_frames", "prior_copies", "do other frames help, where the backbone reads each of them first?"),
+    Comparison("prior_frames", "prior_key", "does it help to fuse its heatmaps?"),
+    Comparison("prior_frames", "prior_single", "is that more than a single frame, read the same way?"),
+    Comparison("prior_frames", "glpose", "is that better than the paper's?"),
+    Comparison("prior_key", "glpose", "does it help to start from the backbone's own heatmaps?"),
     Comparison("head_input_s", "glpose", "does the reading of § 3.4 matter?"),
 )
 # Rows in order of k and of n: their slope is tested, not steps of 0.1.

@@ -11,6 +11,11 @@ REFERENCE_WIDTH = 72  # heatmap width at which sigma is quoted
 TINY = 1e-10  # values below, whose logarithm says nothing, count as this
 
 
+def scaled_sigma(sigma: float, width: int) -> float:
+    """Heatmap pixels of a grid `width` wide. sigma: those of a grid 72 wide."""
+    return sigma * width / REFERENCE_WIDTH
+
+
 def decode_argmax(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Peak of every heatmap, moved a quarter pixel towards its higher neighbour in x and in y.
 
@@ -47,7 +52,7 @@ def decode_dark(heatmaps: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndar
     """
     points, maxima = decode_argmax(heatmaps)
     height, width = heatmaps.shape[-2:]
-    sigma = sigma * width / REFERENCE_WIDTH
+    sigma = scaled_sigma(sigma, width)
     maps = heatmaps.reshape(-1, height, width)
     smooth = _smoothing(height, sigma).astype(maps.dtype) @ maps @ _smoothing(width, sigma).astype(maps.dtype)
     y, x = np.divmod(smooth.reshape(len(maps), -1).argmax(axis=1), width)

@@ -370,6 +370,10 @@ class HeadOptions(Options):
     head_input: Literal["F", "S"] = Field(
         default="F", description="enhanced features, or the aggregate as the text of § 3.4 has it"
     )
+    prior: Literal["none", "key", "frames"] = Field(
+        default="none",
+        description="heatmaps that the heads correct: the backbone's own of the key frame, or all frames', fused",
+    )
     init_std: float = Field(default=0.001, gt=0, description="new convolution weights: N(0, std)")
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from glpose.crops import cut_crops, normalise
 from glpose.data.video import FrameSource
@@ -65,13 +66,38 @@ def checkpoint_joints(source: str | Path, count: int) -> tuple[str, ...] | None:
 def load_single_frame(source: str | Path, joints: JointSet, device: torch.device) -> SingleFrame:
     """Load an HRNet to predict these joints. CheckpointError where it does not predict all of them."""
     hrnet = load_hrnet(source)
+    return make_single_frame(hrnet, _channels(source, hrnet, joints), _is_logits(source), device)
+
+
+def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
+    """The layer that makes logits over the grid, of these joints, from the features that heads read (`heads.prior`).
+
+    CheckpointError where a checkpoint has none: where its own reads other features, those of stage 4, or is not trained
+    with cross-entropy, or predicts other joints.
+    """
+    hrnet = load_hrnet(source)
+    if hrnet.final_layer is None or hrnet.stages != 3 or not _is_logits(source):
+        raise CheckpointError(
+            f"{source} has no layer that reads its features as logits, as train.heads.prior needs: pretrain it with "
+            "pretrain.stages=3 and pretrain.loss=cross_entropy, or train with train.heads.prior=none"
+        )
+    channels = _channels(source, hrnet, joints)
+    layer = nn.Conv2d(hrnet.width, len(joints), 1)
+    with torch.no_grad():
+        layer.weight.copy_(hrnet.final_layer.weight[channels])
+        layer.bias.copy_(hrnet.final_layer.bias[channels])  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
+    return layer
+
+
+def _channels(source: str | Path, hrnet: HRNet, joints: JointSet) -> list[int]:
+    """Which of an HRNet's heatmaps is of which joint. CheckpointError where it does not predict all of them."""
     names = checkpoint_joints(source, hrnet.num_joints) or ()
     if lacking := [name for name in joints.joints if name not in names]:
         what = f"{hrnet.num_joints} joints, without {', '.join(lacking[:3])}" if names else "no joints that are known"
         raise CheckpointError(
             f"{source} predicts {what}: pretrain it on this data first (pretrain.source=data, pretrain.init={source})"
         )
-    return make_single_frame(hrnet, [names.index(name) for name in joints.joints], _is_logits(source), device)
+    return [names.index(name) for name in joints.joints]
 
 
 def make_single_frame(hrnet: HRNet, channels: Sequence[int], logits: bool, device: torch.device) -> SingleFrame:

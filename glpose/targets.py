@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glpose.heatmaps import REFERENCE_WIDTH
+from glpose.heatmaps import scaled_sigma
 
 
 def draw_targets(points: Tensor, present: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
@@ -16,7 +16,7 @@ def draw_targets(points: Tensor, present: Tensor, size: tuple[int, int], sigma: 
     beyond 3 sigma in x or in y.
     """
     height, width = size
-    sigma = sigma * width / REFERENCE_WIDTH
+    sigma = scaled_sigma(sigma, width)
     centre = torch.floor(torch.where(present[..., None] > 0, points, 0).float() + 0.5)  # absent points may be NaN
     dx = torch.arange(width, device=points.device) - centre[..., 0, None]  # (B, J, W)
     dy = torch.arange(height, device=points.device) - centre[..., 1, None]  # (B, J, H)

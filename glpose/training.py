@@ -16,6 +16,7 @@ from glpose.ahead import one_ahead
 from glpose.batches import Batch, Portion, make_batch, plan_epoch, portions
 from glpose.data.resident import positions_within
 from glpose.examples import Examples
+from glpose.heatmaps import scaled_sigma
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
 from glpose.ranks import Ranks
@@ -53,6 +54,7 @@ def train_heads(
     index: IndexOptions,
     report: Report,
     *,
+    layer: nn.Conv2d | None = None,
     held_out: Examples | None = None,
     state: Path | None = None,
     ranks: Ranks | None = None,
@@ -61,15 +63,15 @@ def train_heads(
 
     A variant's weights are those that it would get alone. Stored references are used as they are where everyone in
     scope is the pool, or where pools are not redrawn. One seed gives the same weights again on one CPU; on a GPU, as
-    far as its kernels do. held_out: what the best epoch is chosen on. state: file that an interrupted training goes on
-    from, to the same weights; the caller removes it in the end. ranks: the processes that share the work, each with
-    examples of its own.
+    far as its kernels do. layer: the backbone's own, which heads with a prior start from. held_out: what the best epoch
+    is chosen on. state: file that an interrupted training goes on from, to the same weights; the caller removes it in
+    the end. ranks: the processes that share the work, each with examples of its own.
 
     TrainingError where the loss is not finite, DataError where that is the features' fault.
     """
     ranks = ranks or Ranks()
     size = max(1, options.batch_size // ranks.count)
-    trainees = {name: new_trainee(examples, heads, options, ranks) for name, heads in variants.items()}
+    trainees = {name: new_trainee(examples, heads, options, ranks, layer) for name, heads in variants.items()}
     recipe = ranks.from_first(_recipe(examples, held_out, variants, options, index, ranks))  # each has other videos
     done, parts = load_state(state, recipe)
     for name, part in parts.items():
@@ -107,12 +109,22 @@ def train_heads(
     return {name: own.trained for name, own in trainees.items()}
 
 
-def new_trainee(examples: Examples, heads: HeadOptions, options: TrainOptions, ranks: Ranks) -> Trainee:
-    """New heads and their optimiser. Weights depend on `options.seed` alone, not on what else is trained."""
+def new_trainee(
+    examples: Examples, heads: HeadOptions, options: TrainOptions, ranks: Ranks, layer: nn.Conv2d | None = None
+) -> Trainee:
+    """New heads and their optimiser. Weights depend on `options.seed` alone, not on what else is trained.
+
+    layer: what `Prior.start_from` takes. ValueError where heads with a prior are given none.
+    """
     split = examples.split
     offsets = tuple(split.offsets[position] for position in positions_within(split.offsets, heads.k, heads.causal))
     torch.manual_seed(options.seed)
-    model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads).to(split.device).train()
+    model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads)
+    if model.prior is not None:
+        if layer is None:
+            raise ValueError("heads with a prior start from the backbone's last layer")
+        model.prior.start_from(layer, scaled_sigma(options.sigma, split.schema.width), split.schema.width)
+    model = model.to(split.device).train()
     return Trainee(Trained(model), ranks.wrap(model), torch.optim.Adam(model.parameters(), lr=options.lr))
 
 

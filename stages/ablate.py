@@ -11,7 +11,7 @@ from glpose.training import Trained
 from stages import train
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage, shown_output
-from stages.train import Training, load_training, split_digest, train_units, write_heads
+from stages.train import Training, load_training, train_units, write_heads
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
 
@@ -69,8 +69,8 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the features and references of all videos of the training split."""
-    return context.once("train split", lambda: split_digest(context, "train"))
+    """Digest of the features and references of all videos of the training split, and of what a prior starts from."""
+    return context.once("train split", lambda: train.inputs(context, unit))
 
 
 def prepare(context: Context) -> Run:

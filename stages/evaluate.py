@@ -186,7 +186,8 @@ def _span(ref: VideoRef, length: int) -> tuple[int, int]:
 
 def variant_labels(config: PipelineConfig) -> dict[str, str]:
     """What tables call each variant."""
-    return {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": "single frame (k=0, n=0)"}
+    prior = ", prior: key" if config.train.heads.prior != "none" else ""  # all frames there are
+    return {"glpose": f"GLPose ({heads_in_words(config)})", "single_frame": f"single frame (k=0, n=0{prior})"}
 
 
 def row_labels(config: PipelineConfig) -> dict[str, str]:
@@ -235,6 +236,8 @@ def heads_in_words(config: PipelineConfig) -> str:
         words += ["references of earlier frames"] if index.causal and not heads.causal else []
     if heads.causal:
         words.append("causal")
+    if heads.prior != "none":
+        words.append(f"prior: {heads.prior}")
     return ", ".join(words if heads.weighted else [*words, "no weights"])
 
 

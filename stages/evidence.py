@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from glpose.data.dataset import joint_set
 from glpose.data.windows import SplitFeatures
@@ -19,6 +20,7 @@ from glpose.metrics.posetrack import Samples, pair_folders, score_video
 from glpose.metrics.posetrack_files import read_video
 from glpose.metrics.recall_by_tag import count_by_tag
 from glpose.metrics.resampling import Measured
+from glpose.models.checkpoints import tensors_digest
 from glpose.options import IndexOptions
 from glpose.references import References
 from glpose.retrieval import find_references, make_gallery
@@ -29,7 +31,7 @@ from stages import train
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, truth_digests
 from stages.stage import Context, Stage, no_lines
-from stages.train import Split, load_split, split_digest
+from stages.train import Split, load_split, prior_layer, split_digest
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.places import Place, local_file
@@ -42,10 +44,11 @@ HARD = "occluded"  # the tag whose recall is reported beside AP
 
 @dataclass(frozen=True)
 class Splits:
-    """Both splits' features, with the references that `index` stored."""
+    """Both splits' features, with the references that `index` stored. layer: what rows with a prior start from."""
 
     train: Examples
     test: Split
+    layer: nn.Conv2d | None
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
@@ -64,7 +67,9 @@ def inputs(context: Context, unit: str) -> str:
         "evidence", lambda: [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
     )
     row = ROWS[unit]
-    return fingerprint([splits, row.single, dict(row.heads), dict(row.index)])
+    layer = prior_layer(context.config, [row.head_options(context.config.train.heads)])
+    started = [] if layer is None else [tensors_digest(layer.state_dict())]
+    return fingerprint([splits, row.single, dict(row.heads), dict(row.index), *started])
 
 
 def prepare(context: Context) -> Splits:
@@ -76,7 +81,7 @@ def prepare(context: Context) -> Splits:
     k, n = max(own.k for own in heads), max(own.n for own in heads)
     learnt = load_split(context, "train", k=k, n=n)
     examples = make_examples(learnt.features, learnt.references, joint_set(config.data), config.train)
-    return Splits(examples, load_split(context, "eval", k=k, n=n))
+    return Splits(examples, load_split(context, "eval", k=k, n=n), prior_layer(config, heads))
 
 
 def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
@@ -91,7 +96,7 @@ def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
     if row.index:
         examples = replace(examples, fixed=_references(examples.split, index))
         test = Split(test.features, _references(test.features, index))
-    trained = train_heads(examples, {unit: heads}, config.train, index, report)[unit]
+    trained = train_heads(examples, {unit: heads}, config.train, index, report, layer=shared.layer)[unit]
     batch_size = config.runtime.batch_size
     (poses,) = predict_poses(trained.model, test.features, test.references, config.eval.score, batch_size)
     videos = evaluated_videos(context, test, {unit: poses})

@@ -9,17 +9,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import store
 from glpose.data.dataset import joint_set
 from glpose.data.resident import positions_within
 from glpose.data.windows import SplitFeatures, open_split
 from glpose.examples import Examples, make_examples
-from glpose.models.checkpoints import save_checkpoint
+from glpose.models.checkpoints import save_checkpoint, tensors_digest
 from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions
 from glpose.ranks import Ranks, join_ranks
 from glpose.references import References, stored_references
 from glpose.runtime import choose_device
+from glpose.single_frame import feature_layer
 from glpose.trained_on import describe
 from glpose.training import Trained, train_heads
 from glpose.training_log import EpochLog, Progress
@@ -46,11 +49,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Training:
-    """What all variants are trained on: this process's share of the examples, and the held-out ones."""
+    """What all variants are trained on: this process's share of the examples, and the held-out ones.
+
+    layer: the backbone's own, where heads have a prior.
+    """
 
     examples: Examples
     held_out: Examples | None
     ranks: Ranks
+    layer: nn.Conv2d | None
 
 
 def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
@@ -62,12 +69,26 @@ def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options but whether the single-frame row is trained too; the joints where they are the user's own."""
     options = config.train.model_dump(mode="json", exclude={"single_frame"})
+    if config.train.heads.prior == "none":  # as in records from before there were priors
+        del options["heads"]["prior"]
     return {**options, "joint_names": joint_set(config.data).joints} if config.data.kind == "coco" else options
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the features and references of all videos of the training split."""
-    return split_digest(context, "train")
+    """Digest of the features and references of all videos of the training split, and of what a prior starts from."""
+    digest = split_digest(context, "train")
+    layer = prior_layer(context.config, [context.config.train.heads])
+    return digest if layer is None else fingerprint([digest, tensors_digest(layer.state_dict())])
+
+
+def prior_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
+    """The layer of the backbone's own that priors of these heads start from; None where none of them has one.
+
+    CheckpointError where the backbone has no such layer.
+    """
+    if all(own.prior == "none" for own in heads):
+        return None
+    return feature_layer(config.extract.checkpoint, joint_set(config.data))
 
 
 def split_digest(context: Context, split: str) -> str:
@@ -126,7 +147,8 @@ def load_training(context: Context, heads: Sequence[HeadOptions]) -> Training:
         split = load_split(context, "train", videos, k=max(h.k for h in heads), n=max(h.n for h in heads))
         return make_examples(split.features, split.references, joints, config.train)
 
-    return Training(examples(own), examples(chosen) if chosen else None, ranks)
+    layer = prior_layer(config, heads)
+    return Training(examples(own), examples(chosen) if chosen else None, ranks, layer)
 
 
 def held_out_videos(videos: Sequence[str], share: float, seed: int) -> list[str]:
@@ -162,7 +184,7 @@ def train_units(context: Context, shared: Training, stage: str, units: dict[str,
         try:
             trained = train_heads(
                 shared.examples, units, config.train, config.index, report,
-                held_out=shared.held_out, state=state, ranks=shared.ranks,
+                layer=shared.layer, held_out=shared.held_out, state=state, ranks=shared.ranks,
             )  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"{error}{_keep_last_good(config, shared, units, state)}") from None
@@ -237,7 +259,7 @@ def follow(context: Context) -> None:
         own = {unit: variants(context.config)[unit] for unit in units}
         train_heads(
             shared.examples, own, context.config.train, context.config.index, lambda progress: None,
-            held_out=shared.held_out, state=_state(context, "train", own), ranks=ranks,
+            layer=shared.layer, held_out=shared.held_out, state=_state(context, "train", own), ranks=ranks,
         )  # fmt: skip
 
 

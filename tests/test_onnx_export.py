@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "non-local only": ({"k": 0, "mask": "channel"}, {"key", "references", "similarity"}),
     "single frame": ({"k": 0, "n": 0, "enhancement": False}, {"key"}),
     "copies": ({"inputs": "key_copies"}, {"key"}),
+    "prior": ({"n": 0, "prior": "frames"}, {"key", "local"}),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glpose.models.hrnet import BasicBlock, init_weights
+from glpose.models.prior import Prior
 from glpose.options import HeadOptions
 
 HEAD_KERNELS = {"mlp": 1, "3x3": 3, "5x5": 5}  # an MLP over channels at each location is a 1x1 convolution
@@ -63,6 +64,8 @@ class GLPoseHeads(nn.Module):
         kernel = HEAD_KERNELS[options.head]
         self.head = nn.Conv2d(head_channels, num_joints, kernel, padding=kernel // 2)
         init_weights(self, options.init_std)
+        fused = offsets if options.prior == "frames" else ()
+        self.prior = Prior(channels, num_joints, fused) if options.prior != "none" else None
 
     def forward(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> Tensor:
         """Heatmaps (B, J, H, W).
@@ -78,11 +81,9 @@ class GLPoseHeads(nn.Module):
         weighted = [key[:, None], local * w_local[:, None, None, None], references * w_nonlocal[..., None, None]]
         stack = torch.cat(weighted, dim=1).flatten(1, 2)  # (B, (1 + 2k + n) C, H, W)
         s = self.aggregate(stack)  # (B, width, H, W)                                  Eq. 4
-        if not self.options.enhancement:
-            return self.head(s)
-        repaired = self.mask(key) * s  #                                               Eq. 5
-        f = repaired + key if self.combine is None else self.combine(torch.cat([repaired, key], dim=1))
-        return self.head(f if self.options.head_input == "F" else s)
+        f = self.enhance(s, key) if self.options.enhancement else s  #                 Eq. 5
+        heatmaps = self.head(f if self.options.head_input == "F" else s)
+        return heatmaps if self.prior is None else heatmaps + self.prior(key, local)
 
     def seen(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Local maps, references and similarities as the heads take them: of the control `key_copies`, copies."""
@@ -91,6 +92,11 @@ class GLPoseHeads(nn.Module):
         copies = key[:, None].expand(-1, len(self.offsets) + self.options.n, -1, -1, -1)
         equal = key.new_zeros(key.shape[0], self.options.n)  # each as similar to the key frame as the others
         return copies[:, : len(self.offsets)], copies[:, len(self.offsets) :], equal
+
+    def enhance(self, s: Tensor, key: Tensor) -> Tensor:
+        """F of Eq. 5, (B, C, H, W): the aggregate s where the key frame saw nothing, and the key frame."""
+        repaired = self.mask(key) * s
+        return repaired + key if self.combine is None else self.combine(torch.cat([repaired, key], dim=1))
 
     def mask(self, key: Tensor) -> Tensor:
         """Of Eq. 5, (B, 1 or width, H, W) within 0..1: near 1 where the key frame saw nothing."""
