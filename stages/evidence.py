@@ -20,7 +20,6 @@ from glpose.metrics.posetrack import Samples, pair_folders, score_video
 from glpose.metrics.posetrack_files import read_video
 from glpose.metrics.recall_by_tag import count_by_tag
 from glpose.metrics.resampling import Measured
-from glpose.models.checkpoints import tensors_digest
 from glpose.options import IndexOptions
 from glpose.references import References
 from glpose.retrieval import find_references, make_gallery
@@ -31,7 +30,7 @@ from stages import train
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, truth_digests
 from stages.stage import Context, Stage, no_lines
-from stages.train import Split, load_split, prior_layer, split_digest
+from stages.train import Split, load_split, prior_digest, prior_layer, split_digest
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.places import Place, local_file
@@ -67,8 +66,8 @@ def inputs(context: Context, unit: str) -> str:
         "evidence", lambda: [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
     )
     row = ROWS[unit]
-    layer = prior_layer(context.config, [row.head_options(context.config.train.heads)])
-    started = [] if layer is None else [tensors_digest(layer.state_dict())]
+    start = prior_digest(context, row.head_options(context.config.train.heads))
+    started = [] if start is None else [start]
     return fingerprint([splits, row.single, dict(row.heads), dict(row.index), *started])
 
 

@@ -76,19 +76,25 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def inputs(context: Context, unit: str) -> str:
     """Digest of the features and references of all videos of the training split, and of what a prior starts from."""
-    digest = split_digest(context, "train")
-    layer = prior_layer(context.config, [context.config.train.heads])
-    return digest if layer is None else fingerprint([digest, tensors_digest(layer.state_dict())])
+    digest, start = split_digest(context, "train"), prior_digest(context, context.config.train.heads)
+    return digest if start is None else fingerprint([digest, start])
+
+
+def prior_digest(context: Context, heads: HeadOptions) -> str | None:
+    """Digest of the layer that the prior of these heads starts from; None where they have none."""
+    if heads.prior == "none":
+        return None
+    return context.once("prior", lambda: tensors_digest(feature_layer_of(context.config).state_dict()))
+
+
+def feature_layer_of(config: PipelineConfig) -> nn.Conv2d:
+    """The layer of the pipeline's backbone that reads its features. CheckpointError where it has none."""
+    return feature_layer(config.extract.checkpoint, joint_set(config.data))
 
 
 def prior_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
-    """The layer of the backbone's own that priors of these heads start from; None where none of them has one.
-
-    CheckpointError where the backbone has no such layer.
-    """
-    if all(own.prior == "none" for own in heads):
-        return None
-    return feature_layer(config.extract.checkpoint, joint_set(config.data))
+    """What `train_heads` needs beside the features: `feature_layer_of` where any of these heads has a prior."""
+    return feature_layer_of(config) if any(own.prior != "none" for own in heads) else None
 
 
 def split_digest(context: Context, split: str) -> str:
