@@ -17,6 +17,7 @@ from glpose.batches import Batch, Portion, make_batch, plan_epoch, portions
 from glpose.data.resident import positions_within
 from glpose.examples import Examples
 from glpose.heatmaps import scaled_sigma
+from glpose.models.checkpoints import tensors_digest
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
 from glpose.ranks import Ranks
@@ -72,7 +73,9 @@ def train_heads(
     ranks = ranks or Ranks()
     size = max(1, options.batch_size // ranks.count)
     trainees = {name: new_trainee(examples, heads, options, ranks, layer) for name, heads in variants.items()}
-    recipe = ranks.from_first(_recipe(examples, held_out, variants, options, index, ranks))  # each has other videos
+    recipe = ranks.from_first(
+        _recipe(examples, held_out, variants, options, index, layer, ranks)
+    )  # each has other videos
     done, parts = load_state(state, recipe)
     for name, part in parts.items():
         _put_back(trainees[name], part)
@@ -214,6 +217,7 @@ def _recipe(
     variants: Mapping[str, HeadOptions],
     options: TrainOptions,
     index: IndexOptions,
+    layer: nn.Conv2d | None,
     ranks: Ranks,
 ) -> str:
     """Identifies a training: a state of another one is of no use to it."""
@@ -224,6 +228,7 @@ def _recipe(
             "index": index.model_dump(mode="json"),
             "heads": {name: heads.model_dump(mode="json") for name, heads in variants.items()},
             "space": examples.split.schema.space,
+            "layer": None if layer is None else tensors_digest(layer.state_dict()),
             "videos": [{video: list(span) for video, span in split.spans.items()} for split in splits],
             "window": examples.split.residency.window,
             "processes": ranks.count,

@@ -64,7 +64,7 @@ class Prior(nn.Module):
     def blur(self, maps: Tensor) -> Tensor:
         """Each of (B, T J, H, W) maps under a Gaussian of its own, nothing of which leaves the grid.
 
-        As products of matrices, one for rows and one for columns: half the time of convolutions, on a CPU.
+        As products of matrices, one for rows and one for columns, which on a CPU take less time than convolutions.
         """
         height, width = maps.shape[2:]
         along_x = maps.transpose(0, 1).flatten(1, 2) @ self.spread(width)  # (T J, B H, W)
