@@ -73,9 +73,8 @@ def train_heads(
     ranks = ranks or Ranks()
     size = max(1, options.batch_size // ranks.count)
     trainees = {name: new_trainee(examples, heads, options, ranks, layer) for name, heads in variants.items()}
-    recipe = ranks.from_first(
-        _recipe(examples, held_out, variants, options, index, layer, ranks)
-    )  # each has other videos
+    # the first process's, as each has other videos
+    recipe = ranks.from_first(_recipe(examples, held_out, variants, options, index, layer, ranks))
     done, parts = load_state(state, recipe)
     for name, part in parts.items():
         _put_back(trainees[name], part)
