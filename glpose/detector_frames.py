@@ -12,7 +12,7 @@ import numpy as np
 
 from glpose.ahead import batches_ahead
 from glpose.data.dataset import Video
-from glpose.data.video import FrameSource
+from glpose.data.video import read_frame
 from glpose.geometry import clip_boxes
 from glpose.models.cascade_rcnn import PIXEL_MEAN, resized_size
 from glpose.options import TrainDetectorOptions
@@ -55,13 +55,9 @@ def labelled_frames(videos: Sequence[Video], split: str) -> list[LabelledFrame]:
         for frame in np.flatnonzero((video.split == split) & notes.labelled).tolist():
             boxes, usable = clip_boxes(notes.boxes[notes.frame == frame], height, width)
             ignored, visible = clip_boxes(notes.ignored_boxes[notes.ignored_frame == frame], height, width)
-            image = partial(_read, video.frames, frame)
+            image = partial(read_frame, video.frames, frame)
             out.append(LabelledFrame(image, boxes[usable], ignored[visible], height > width))
     return out
-
-
-def _read(source: FrameSource, frame: int) -> np.ndarray:
-    return next(source.read([frame]))[1]
 
 
 def augment(

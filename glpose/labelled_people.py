@@ -11,7 +11,7 @@ import numpy as np
 from glpose.ahead import batches_ahead
 from glpose.augmentation import augment_keypoints, sample_augmentation
 from glpose.data.dataset import Video
-from glpose.data.video import FrameSource
+from glpose.data.video import read_frame
 from glpose.geometry import clip_boxes, warp_crop
 from glpose.keypoints import JointSet
 from glpose.options import PretrainOptions
@@ -22,25 +22,22 @@ Example = tuple[np.ndarray, np.ndarray]  # a crop (h, w, 3) uint8 BGR, keypoints
 
 @dataclass(frozen=True)
 class Batch:
-    """crops (B, h, w, 3) uint8 BGR; keypoints (B, J, 3) float32, crop px; position: where the next batch begins."""
+    """crops (B, h, w, 3) uint8 BGR; keypoints (B, J, 3) float32, crop px."""
 
     crops: np.ndarray
     keypoints: np.ndarray
-    position: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Person:
-    """A person with an annotated joint in one frame: box (4,) xyxy, clipped, keypoints (J, 3), frame px."""
+    """A person with an annotated joint in one frame: box (4,) xyxy, clipped, keypoints (J, 3), frame px.
 
-    source: FrameSource
-    frame: int
+    image: reads the frame, (h, w, 3) uint8 BGR; DataError where it cannot be read.
+    """
+
+    image: Callable[[], np.ndarray]
     box: np.ndarray
     keypoints: np.ndarray
-
-    def image(self) -> np.ndarray:
-        """The frame, (h, w, 3) uint8 BGR. DataError where it cannot be read."""
-        return next(self.source.read([self.frame]))[1]
 
 
 def labelled_people(videos: Sequence[Video], split: str) -> list[Person]:
@@ -54,7 +51,8 @@ def labelled_people(videos: Sequence[Video], split: str) -> list[Person]:
         wanted = usable & (notes.keypoints[..., 2] > 0).any(axis=1)
         wanted &= notes.labelled[notes.frame] & (video.split[notes.frame] == split)
         for row in np.flatnonzero(wanted).tolist():
-            out.append(Person(video.frames, int(notes.frame[row]), boxes[row], notes.keypoints[row]))
+            image = partial(read_frame, video.frames, int(notes.frame[row]))
+            out.append(Person(image, boxes[row], notes.keypoints[row]))
     return out
 
 
@@ -68,7 +66,7 @@ class LabelledPeople:
 
     @property
     def steps(self) -> int:
-        """Steps of a whole training. TrainingError where nobody is annotated."""
+        """Steps of a whole training. TrainingError where there is nobody."""
         if not self.people:
             raise TrainingError("nobody in the train split has an annotated joint: there is nothing to learn from")
         return self.options.steps or self.options.epochs * self._per_epoch
@@ -78,11 +76,11 @@ class LabelledPeople:
         """Tells these people from others, for a training that goes on."""
         return f"{len(self.people)} people with {', '.join(self.joints.joints)}"
 
-    def batches(self, start: tuple[int, int], workers: int) -> Generator[Batch]:
-        """The batches from position `start` on, drawn ahead by threads. DataError where a frame cannot be read."""
-        for step, drawn in enumerate(batches_ahead(self._batches(start[0]), workers), start=start[0]):
+    def batches(self, start: int, workers: int) -> Generator[Batch]:
+        """The batches of the steps from `start` on, drawn ahead by threads. DataError where a frame cannot be read."""
+        for drawn in batches_ahead(self._batches(start), workers):
             crops, keypoints = zip(*drawn, strict=True)
-            yield Batch(np.stack(crops), np.stack(keypoints).astype(np.float32), (step + 1, 0))
+            yield Batch(np.stack(crops), np.stack(keypoints).astype(np.float32))
 
     @property
     def _per_epoch(self) -> int:

@@ -574,16 +574,16 @@ class PretrainOptions(AugmentationOptions):
     """Single-frame HRNet training, on rendered frames (the weights that ship as `demo`) or on a data set's people."""
 
     source: Literal["rendered", "data"] = Field(
-        default="rendered", description="endless rendered frames, or the annotated people of the train split"
+        default="rendered", description="people of rendered frames, or the annotated people of the train split"
     )
     width: int = Field(default=16, ge=4, description="channels of branch 0: 32 and 48 are the public ones")
     stages: Literal[3, 4] = Field(default=3, description="3: heatmaps from stage-3 branch 0; 4: the whole HRNet")
     init: str | None = Field(default=None, description="checkpoint to start from: what fits of it is taken")
     crop_size: tuple[int, int] = Field(default=(192, 144), description="height, width, px")
     crop_scale: float = Field(default=1.25, gt=0, description="enlargement of the box")
-    frames: int = Field(default=20_000, ge=1, description="rendered frames to see; each gives a crop per person")
-    epochs: int = Field(default=20, ge=1, description="of source: data")
-    steps: int | None = Field(default=None, ge=1, description="null: as many as frames, or epochs, make")
+    frames: int = Field(default=12_000, ge=1, description="of source: rendered, drawn before it begins")
+    epochs: int = Field(default=20, ge=1, description="how often everyone is seen")
+    steps: int | None = Field(default=None, ge=1, description="null: as many as epochs make")
     batch_size: int = Field(default=16, ge=2, description="crops a step")
     lr: float = Field(default=1e-3, gt=0, description="of Adam, its peak; with init rather 1e-4")
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, heatmap px")
@@ -596,7 +596,7 @@ class PretrainOptions(AugmentationOptions):
         default=1000, ge=0, description="of the eval split, evenly spaced, that source: data is measured on"
     )
     precision: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="that layers compute in")
-    seed: int = Field(default=0, ge=0, description="of the weights, frames and augmentation")
+    seed: int = Field(default=0, ge=0, description="of the weights, order and augmentation")
 
     @property
     def loss_taken(self) -> Literal["mse", "cross_entropy"]:
@@ -643,7 +643,7 @@ class TrainDetectorOptions(Options):
     eval_frames: int = Field(
         default=200, ge=0, description="frames of the eval split, evenly spaced, that AP is measured on"
     )
-    seed: int = Field(default=0, ge=0, description="of the weights, frames and regions drawn")
+    seed: int = Field(default=0, ge=0, description="of the weights, order and regions drawn")
 
     @model_validator(mode="after")
     def _size_fits(self) -> TrainDetectorOptions:

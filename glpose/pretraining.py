@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from glpose.crops import normalise
 from glpose.data.rendered import Clip
 from glpose.data.rendered.sets import SETS
-from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, normalise_crops, warp_crop
+from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, warp_crop
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import JointSet
-from glpose.labelled_people import Batch, Person
+from glpose.labelled_people import LabelledPeople, Person
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
-from glpose.rendered_people import clip_options
+from glpose.rendered_frames import clip_options
 from glpose.schedules import warm_cosine
 from glpose.single_frame import SingleFrame, checkpoint_joints, make_single_frame
 from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
@@ -29,37 +29,6 @@ LOSSES = {"mse": heatmap_loss, "cross_entropy": grid_cross_entropy}
 SAVED_EVERY = 200  # steps
 MEASURED_AT = 0.2  # PCK of a data set's people: a joint is right within this share of the box's longer side
 Report = Callable[[int, int, float], None]  # steps done, steps in all, loss
-
-
-class People(Protocol):
-    """What a training sees: `glpose.rendered_people` or `glpose.labelled_people`."""
-
-    @property
-    def joints(self) -> JointSet: ...
-
-    @property
-    def steps(self) -> int:
-        """Steps of a whole training."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Tells these people from others."""
-        ...
-
-    def batches(self, start: tuple[int, int], workers: int) -> Batches:
-        """Batches from a position on; (0, 0) is the first. They do not depend on `workers`."""
-        ...
-
-
-class Batches(Protocol):
-    """An iterator over batches that ends its workers when it is closed."""
-
-    def __iter__(self) -> Batches: ...
-
-    def __next__(self) -> Batch: ...
-
-    def close(self) -> None: ...
 
 
 def new_network(options: PretrainOptions, joints: JointSet) -> HRNet:
@@ -94,7 +63,7 @@ def new_network(options: PretrainOptions, joints: JointSet) -> HRNet:
 
 def pretrain(
     options: PretrainOptions,
-    people: People,
+    people: LabelledPeople,
     model: HRNet,
     device: torch.device,
     workers: int,
@@ -103,7 +72,7 @@ def pretrain(
 ) -> HRNet:
     """Train `model` with image augmentation; returns it in eval mode.
 
-    workers: processes or threads that draw crops. state: file that the training is saved to every 200 steps and at its
+    workers: threads that draw crops. state: file that the training is saved to every 200 steps and at its
     end; where it is there, training goes on from it, to the same weights. StoreError where it is of other options or
     people; DataError where a frame cannot be read; TrainingError where nobody is annotated, or the loss is no number.
     """
@@ -117,11 +86,9 @@ def pretrain(
         optimiser.load_state_dict(saved["optimiser"])
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
-    position = tuple(saved.get("position", (0, 0)))
-    with closing(people.batches(position, workers)) as batches:
-        for step in range(done, steps):
-            batch = next(batches)
-            images = torch.from_numpy(normalise_crops(batch.crops)).to(device)
+    with closing(people.batches(done, workers)) as batches:
+        for step, batch in enumerate(batches, start=done):
+            images = normalise(torch.from_numpy(batch.crops).to(device))
             points = torch.from_numpy(batch.keypoints).to(device)
             targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
             with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
@@ -134,8 +101,7 @@ def pretrain(
             check_finite(loss, model.parameters(), step, "lower pretrain.lr", state)
             optimiser.step()
             if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
-                content = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "position": batch.position}
-                save_state(state, recipe, step + 1, content)
+                save_state(state, recipe, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
             report(step + 1, steps, loss.item())
     return model.eval()
 
@@ -145,7 +111,7 @@ def held_out_pckh(options: PretrainOptions, model: HRNet, device: torch.device, 
     network = _single_frame(options, model, device)
     hits: dict[int, list[np.ndarray]] = {1: [], 2: []}
     for clip in range(clips):
-        scene = Clip(clip_options(clip, "val"), options.seed + SETS["val"].seed, clip)
+        scene = Clip(clip_options(clip, "val"), SETS["val"].seed, clip)
         image, labels = scene.frame(clip % len(scene))
         if not len(labels):
             continue

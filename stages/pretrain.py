@@ -11,14 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glpose.data.dataset import joint_set, open_video
+from glpose.keypoints import POSETRACK
 from glpose.labelled_people import LabelledPeople, Person, labelled_people
 from glpose.models.checkpoints import save_checkpoint
 from glpose.options import PretrainOptions
 from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
-from glpose.rendered_people import RenderedPeople
+from glpose.rendered_frames import rendered_people
 from glpose.runtime import choose_device
 from stages.console import say
+from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
 from store.errors import StoreError
 
@@ -36,7 +38,8 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     device = choose_device(runtime)
     held_out: list[Person] = []
     if options.source == "rendered":
-        people = RenderedPeople(options)
+        people = LabelledPeople(options, _rendered(context, console), POSETRACK)
+        say(console, f"pretrain: {len(people.people)} people to train on")
     else:
         people = LabelledPeople(options, _people(context, "train"), joint_set(context.config.data))
         held_out = _people(context, "eval")
@@ -72,6 +75,11 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     state.unlink(missing_ok=True)
     say(console, f"{out}: HRNet-W{options.width}, {_words(options, figures)}")
     return out
+
+
+def _rendered(context: Context, console: Console) -> list[Person]:
+    options, workers = context.config.pretrain, context.config.runtime.workers
+    return rendered_people(draw_with_progress(console, "pretrain", options.frames, workers))
 
 
 def _people(context: Context, split: str) -> list[Person]:

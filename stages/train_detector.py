@@ -15,9 +15,10 @@ from glpose.detector_training import held_out_ap, new_detector
 from glpose.detector_training import train_detector as train
 from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
-from glpose.rendered_frames import rendered_frames
+from glpose.rendered_frames import to_detect
 from glpose.runtime import choose_device
-from stages.console import counting, say
+from stages.console import say
+from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
 from store.errors import StoreError
 
@@ -74,9 +75,7 @@ def _frames(context: Context, split: str, console: Console) -> list[LabelledFram
     if options.source == "data":
         return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
     name, count = ("pretrain", options.frames) if split == "train" else ("val", options.eval_frames)
-    with counting(console) as progress:
-        task = progress.add_task(f"frames of {name}", total=count)
-        return rendered_frames(name, options.seed, count, workers, lambda drawn: progress.update(task, completed=drawn))
+    return to_detect(draw_with_progress(console, name, count, workers))
 
 
 def _words(ap: DetectionAP) -> str:

@@ -24,7 +24,7 @@ from glpose.models.cascade_losses import People, cascade_losses, draw, match
 from glpose.models.cascade_rcnn import CascadeRCNN, decode_boxes, encode_boxes, to_input
 from glpose.models.checkpoints import save_checkpoint
 from glpose.options import TrainDetectorOptions
-from glpose.rendered_frames import rendered_frames
+from glpose.rendered_frames import rendered_frames, to_detect
 from store.errors import CheckpointError, StoreError, TrainingError
 
 CPU = torch.device("cpu")
@@ -255,9 +255,9 @@ def test_labelled_frames_of_the_split() -> None:
 
 def test_rendered_frames_repeat_and_share_no_body_between_sets() -> None:
     told: list[int] = []
-    frames = rendered_frames("pretrain", 3, 6, 1, told.append)
-    again = rendered_frames("pretrain", 3, 6, 2, lambda drawn: None)
-    other = rendered_frames("val", 3, 6, 1, lambda drawn: None)
+    frames = to_detect(rendered_frames("pretrain", 6, 1, told.append))
+    again = to_detect(rendered_frames("pretrain", 6, 2, lambda drawn: None))
+    other = to_detect(rendered_frames("val", 6, 1, lambda drawn: None))
     assert len(frames) == 6 and told[-1] == 6
     for one, same in zip(frames, again, strict=True):
         assert (one.image() == same.image()).all() and (one.boxes == same.boxes).all()

@@ -18,18 +18,18 @@ from glpose.labelled_people import LabelledPeople, labelled_people
 from glpose.models.checkpoints import load_hrnet, read_metadata, save_checkpoint
 from glpose.models.hrnet import HRNet
 from glpose.options import PoseTrack18Data, PretrainOptions
-from glpose.pretraining import People, held_out_pck, held_out_pckh, new_network, pretrain
-from glpose.rendered_people import RenderedPeople
+from glpose.pretraining import held_out_pck, held_out_pckh, new_network, pretrain
+from glpose.rendered_frames import RenderedFrame, rendered_frames, rendered_people
 from glpose.single_frame import load_single_frame
 from store.errors import CheckpointError, StoreError, TrainingError
 
-TINY = PretrainOptions(width=8, crop_size=(64, 48), frames=72, batch_size=8, precision="float32", lr=3e-3)
+TINY = PretrainOptions(width=8, crop_size=(64, 48), epochs=2, batch_size=8, precision="float32", lr=3e-3)
 JOINTS = 15
 CPU = torch.device("cpu")
 
 
 def run(
-    options: PretrainOptions, folder: Path, workers: int = 1, people: People | None = None
+    options: PretrainOptions, people: LabelledPeople, folder: Path, workers: int = 1
 ) -> tuple[dict[str, torch.Tensor], list[float], list[int]]:
     """Tensors after a run, the loss of every step, and the steps told."""
     losses: list[float] = []
@@ -40,30 +40,54 @@ def run(
         told.append(step)
         losses.append(loss)
 
-    people = people or RenderedPeople(options)
     model = pretrain(options, people, new_network(options, people.joints), CPU, workers, report, folder / "state")
     assert not model.training
     return model.state_dict(), losses, told
 
 
+@pytest.fixture(scope="module")
+def frames() -> list[RenderedFrame]:
+    return rendered_frames("pretrain", 24, 2, lambda drawn: None)
+
+
+def of_frames(frames: list[RenderedFrame], options: PretrainOptions) -> LabelledPeople:
+    return LabelledPeople(options, rendered_people(frames), POSETRACK)
+
+
+def test_people_of_rendered_frames(frames: list[RenderedFrame]) -> None:
+    people = rendered_people(frames)
+    assert 24 <= len(people) <= sum(len(frame.boxes) for frame in frames)
+    for own in people:
+        height, width = own.image().shape[:2]
+        x, y, found = own.keypoints.T
+        assert (found > 0).sum() >= 3 and own.keypoints.shape == (JOINTS, 3)
+        assert ((x >= 0) & (x < width) & (y >= 0) & (y < height))[found > 0].all()
+        assert (own.box >= 0).all() and (own.box <= [width, height, width, height]).all()
+
+
 @pytest.mark.slow
-def test_learns_and_repeats_whatever_the_workers(tmp_path: Path) -> None:
-    _, losses, told = run(TINY, tmp_path / "long")
-    assert told == list(range(1, 19))  # two crops a frame
+def test_learns_and_repeats_whatever_the_workers(frames: list[RenderedFrame], tmp_path: Path) -> None:
+    people = of_frames(frames, TINY)
+    _, losses, told = run(TINY, people, tmp_path / "long")
+    assert told == list(range(1, 2 * -(-len(people.people) // 8) + 1))
     assert losses[0] == pytest.approx(np.log(16 * 12), rel=0.2)  # it begins by knowing nothing
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
 
-    short = TINY.model_copy(update={"frames": 16})
-    (a, few, _), (b, again, _) = run(short, tmp_path / "1"), run(short, tmp_path / "2", workers=2)
-    assert few == again and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    short = TINY.model_copy(update={"steps": 4})
+    again = of_frames(frames, short)
+    (a, few, _), (b, more, _) = run(short, again, tmp_path / "1"), run(short, again, tmp_path / "2", workers=2)
+    assert few == more and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
     assert few[0] == losses[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stages", "crop_size"), [(3, (64, 48)), (4, (64, 32))])
-def test_mean_squared_error_and_both_depths(stages: int, crop_size: tuple[int, int], tmp_path: Path) -> None:
-    changes = {"loss": "mse", "stages": stages, "crop_size": crop_size, "frames": 8, "precision": "bfloat16"}
-    _, losses, _ = run(TINY.model_copy(update=changes), tmp_path)
+def test_mean_squared_error_and_both_depths(
+    frames: list[RenderedFrame], stages: int, crop_size: tuple[int, int], tmp_path: Path
+) -> None:
+    changes = {"loss": "mse", "stages": stages, "crop_size": crop_size, "steps": 2, "precision": "bfloat16"}
+    options = TINY.model_copy(update=changes)
+    _, losses, _ = run(options, of_frames(frames, options), tmp_path)
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
 
 
@@ -160,11 +184,11 @@ def test_an_epoch_shows_everyone_and_batches_do_not_depend_on_threads(videos: li
     people = of_data(videos, options.model_copy(update={"half_body": 0.0}))
     per_epoch = -(-len(people.people) // 4)
     assert people.steps == 2 * per_epoch
-    one, three = (list(people.batches((0, 0), workers)) for workers in (1, 3))
+    one, three = (list(people.batches(0, workers)) for workers in (1, 3))
     assert len(one) == people.steps
     for a, b in zip(one, three, strict=True):
         assert np.array_equal(a.crops, b.crops) and np.array_equal(a.keypoints, b.keypoints)
-    tail = list(people.batches(one[2].position, 1))
+    tail = list(people.batches(3, 1))
     assert len(tail) == len(one) - 3 and all(
         np.array_equal(a.crops, b.crops) for a, b in zip(one[3:], tail, strict=True)
     )
@@ -177,7 +201,7 @@ def test_a_training_goes_on_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(pretraining, "SAVED_EVERY", 2)
     people = of_data(videos)
-    whole, _, _ = run(DATA, tmp_path / "whole", people=people)
+    whole, _, _ = run(DATA, people, tmp_path / "whole")
     state = tmp_path / "state"
 
     def stop(step: int, steps: int, loss: float) -> None:
@@ -197,31 +221,25 @@ def test_a_training_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_training_on_rendered_frames_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining, "SAVED_EVERY", 1)
-    short = TINY.model_copy(update={"steps": 4, "batch_size": 3})
-    whole, _, _ = run(short, tmp_path / "whole")
-
-    def stop(step: int, steps: int, loss: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(short, RenderedPeople(short), new_network(short, POSETRACK), CPU, 1, stop, tmp_path / "part" / "state")
-    resumed, _, told = run(short, tmp_path / "part")
-    assert told == [3, 4]
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_the_command_trains_on_rendered_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"width": 8, "crop_size": [64, 48], "frames": 8, "steps": 2}
+    config, out = write_pipeline(tmp_path, pretrain=options), tmp_path / "single.safetensors"
+    done = glpose_stage(capsys, "pretrain", "-p", NAME, "--config", config, "--out", out)
+    assert done.code == 0, done.err
+    assert "people to train on" in done.out and "on held-out rendered frames" in done.out
+    metadata = read_metadata(out)
+    assert '"loss":"cross_entropy"' in metadata["recipe"] and 0 <= float(metadata["pckh_visible"]) < 30
 
 
 def test_what_cannot_be_trained_on(videos: list[Video], tmp_path: Path) -> None:
     nobody = LabelledPeople(DATA, [], POSETRACK)
     with pytest.raises(TrainingError, match="nobody in the train split has an annotated joint"):
-        run(DATA, tmp_path, people=nobody)
+        run(DATA, nobody, tmp_path)
     wild = DATA.model_copy(update={"lr": 1e30, "steps": 3})
     with pytest.raises(
         TrainingError, match=r"the (loss|gradient's norm) is (nan|inf) at step [12]: lower pretrain\.lr"
     ):
-        run(wild, tmp_path, people=of_data(videos, wild))
+        run(wild, of_data(videos, wild), tmp_path)
     assert not (tmp_path / "state").exists()
 
 

@@ -166,6 +166,11 @@ def open_frames(video: str, path: Path, length: int | None = None) -> ImageFrame
     return VideoFileFrames(video, path, [f"{video}/{frame:06d}.jpg" for frame in range(length)])
 
 
+def read_frame(source: FrameSource, frame: int) -> np.ndarray:
+    """One frame, (h, w, 3) uint8 BGR. DataError where it cannot be read."""
+    return next(source.read([frame]))[1]
+
+
 def frame_rate(source: FrameSource) -> float | None:
     """Frames per second that a video file says it has; None of images, and where it says nothing of use."""
     if not isinstance(source, VideoFileFrames):
