@@ -47,14 +47,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tier:
-    """A size of the experiment. trainings: seeds of heads, and of the backbone where `backbones` is set."""
+    """What of the experiment is run: rows, and how many trainings of each.
 
-    train_clips: int
-    test_clips: int
+    The first training is on the pipeline's own backbone, each other one on a backbone of its own, with other seeds.
+    """
+
     trainings: int
-    backbones: bool
     rows: tuple[str, ...]
-    draws: int
 
 
 ORACLE = {"select": "oracle", "pool": "all"}
@@ -131,7 +130,9 @@ TRENDS = {
     "k": (("nonlocal", 0), ("k=1", 1), ("k=2", 2), ("k=3", 3), ("glpose", 4)),
     "n": (("local", 0), ("n=1", 1), ("n=2", 2), ("n=3", 3), ("n=4", 4), ("n=5", 5), ("glpose", 6)),
 }
+TRAIN_CLIPS, TEST_CLIPS = 60, 80
+DRAWS = 2000
 TIERS = {
-    "small": Tier(60, 40, 1, False, ("single", "copies", "local", "nonlocal", "glpose", "oracle"), draws=1000),
-    "full": Tier(240, 120, 3, True, tuple(ROWS), draws=2000),
+    "small": Tier(1, ("single", "copies", "local", "nonlocal", "glpose", "oracle")),
+    "full": Tier(3, tuple(ROWS)),  # its first training is all of tier small, and uses what that has made
 }

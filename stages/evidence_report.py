@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from glpose.data.rendered.sets import labels_digest
-from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier
+from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRAIN_CLIPS, TRENDS, Tier
 from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
 from stages.config import PipelineConfig
 from stages.console import say
@@ -48,7 +48,7 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
     clips: list[str] = []
     labels: dict[str, str] = {}
     for number in range(size.trainings):
-        own = _of_training(config, tier, rows or ",".join(size.rows), number, console)
+        own = _of_training(config, rows or ",".join(size.rows), number, console)
         context = Context(own)
         stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
         say(console, f"[{tier}, training {number + 1} of {size.trainings}] {own.work}")
@@ -59,7 +59,7 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
         for row in STAGES["evidence"].units(context, True):
             clips, measured = read_measured(context.output("evidence", row))
             found.setdefault(row, []).append(measured)
-    draws = draw(len(clips), size.trainings, size.draws, SEED)
+    draws = draw(len(clips), size.trainings, DRAWS, SEED)
     content = {**summarise(tier, found, draws), "labels": labels}
     write_json(out / "evidence.json", content)
     tables = markdown(content, config, size, len(clips))
@@ -68,19 +68,19 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
     return path
 
 
-def _of_training(config: PipelineConfig, tier: str, rows: str, number: int, console: Console) -> PipelineConfig:
-    """The pipeline of one training: its clips, its seed, and where `backbones` says so a backbone of its own.
+def _of_training(config: PipelineConfig, rows: str, number: int, console: Console) -> PipelineConfig:
+    """The pipeline of one training: its clips, its seed, and after the first a backbone of its own.
 
     Work folders lie beside the pipeline's own, which stays free for its other commands.
     """
-    size, work = TIERS[tier], config.work.with_name(f"{config.work.name}-{tier}-{number}")
+    work = config.work.with_name(f"{config.work.name}-{number}")
     changes: dict[str, Any] = {
         "work": work,
-        "data": config.data.model_copy(update={"train_clips": size.train_clips, "eval_clips": size.test_clips}),
+        "data": config.data.model_copy(update={"train_clips": TRAIN_CLIPS, "eval_clips": TEST_CLIPS}),
         "train": config.train.model_copy(update={"seed": config.train.seed + number}),
         "evidence": config.evidence.model_copy(update={"rows": rows}),
     }
-    if size.backbones and number:
+    if number:
         path = Path(f"{work}.safetensors")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,13 +126,14 @@ def _shown(values: np.ndarray) -> dict[str, Any]:
 
 def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, clips: int) -> str:
     """The tables of docs/evidence.md."""
-    seeds = "one training a row" if tier.trainings == 1 else f"{tier.trainings} trainings a row"
-    own = ", each on a backbone of its own" if tier.backbones else ""
+    seeds = "one training a row"
+    if tier.trainings > 1:
+        seeds = f"{tier.trainings} trainings a row, each on a backbone of its own"
     lines = [
         f"## Tier `{content['tier']}`",
         "",
-        f"{tier.train_clips} clips to train on, {clips} to test on; {seeds}{own}; boxes: {boxes_in_words(config)}; "
-        f"intervals of 95 % from {tier.draws} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
+        f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {boxes_in_words(config)}; "
+        f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
         f"Labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",
         "| row | | AP | | PCK@0.1 of hidden joints | |",

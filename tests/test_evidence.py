@@ -16,6 +16,7 @@ from glpose import evidence as evidence_rows
 from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier, choose_rows
 from glpose.metrics.posetrack import Samples, precision_recall
 from glpose.metrics.resampling import Measured, detectable, draw, interval, over_draws, slopes
+from glpose.models.checkpoints import read_metadata
 from glpose.options import HeadOptions, IndexOptions, index_problem
 from stages import evidence_report
 from stages.evidence import read_measured
@@ -127,7 +128,7 @@ def test_rows_comparisons_and_trends_fit_together() -> None:
         assert [getattr(ROWS[name].head_options(heads), option) for name, _ in members] == [at for _, at in members]
     assert TIERS["full"].rows == tuple(ROWS) and set(TIERS["small"].rows) <= set(ROWS) and TIERS["full"].trainings >= 3
     pairs = {(comparison.a, comparison.b) for comparison in COMPARISONS}
-    assert ("glpose", "copies") in pairs and len(TIERS["small"].rows) == 6
+    assert ("glpose", "copies") in pairs and len(TIERS["small"].rows) == 6 and TIERS["small"].trainings == 1
 
 
 def test_rows_are_chosen_by_pattern() -> None:
@@ -139,16 +140,24 @@ def test_rows_are_chosen_by_pattern() -> None:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {"k": 1, "n": 2, "blocks": 1}
-    return write_pipeline(tmp_path_factory.mktemp("evidence"), data=dict(RENDERED), train={
-        "epochs": 1, "batch_size": 4, "milestones": [], "heads": heads,
-    })  # fmt: skip
+    return write_pipeline(
+        tmp_path_factory.mktemp("evidence"), data=dict(RENDERED),
+        train={"epochs": 1, "batch_size": 4, "milestones": [], "heads": heads},
+        pretrain={"width": 8, "crop_size": [64, 48], "frames": 8, "steps": 1},
+    )  # fmt: skip
+
+
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("TRAIN_CLIPS", 2), ("TEST_CLIPS", 2), ("DRAWS", 30)):
+        monkeypatch.setattr(evidence_report, name, size)
 
 
 def test_the_command_trains_rows_and_writes_tables(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ("single", "copies", "local", "glpose", "oracle")
-    monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, 2, 2, False, rows, draws=30))
+    monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, rows))
+    small_sizes(monkeypatch)
     # rows of this size: of k = 1 and n = 2, not the paper's
     own = context(config).config
     printed = io.StringIO()
@@ -174,12 +183,13 @@ def test_the_command_trains_rows_and_writes_tables(
         assert shown["ci"][0] <= shown["ci"][1]
     assert ("glpose", "random", "ap") not in contrasts  # that row was not asked for
     # what AP says of the whole split is what the rows' own units said
-    unit = context(config, f"work={own.work}-tiny-0").output("evidence", "glpose")
+    unit = context(config, f"work={own.work}-0").output("evidence", "glpose")
     clips, found = read_measured(unit)
     assert len(clips) == 2 and found.ap(np.ones(2, int)) <= 100
     line = next(line for line in printed.getvalue().splitlines() if "glpose: AP" in line)
     assert f"AP {found.ap(np.ones(2, int)):.2f}" in line
     assert not own.work.exists()  # the pipeline's own folder stays free for its other commands
+    assert read_metadata(f"{own.work}-1.safetensors")["recipe"].count('"seed":1')  # the second has its own backbone
     # nothing is trained twice
     again = io.StringIO()
     evidence(own, "tiny", out, Console(file=again, width=200))
@@ -197,7 +207,7 @@ def test_wrong_tiers_pipelines_and_files_are_told(
     other = context(write_pipeline(tmp_path / "other")).config
     with pytest.raises(ConfigError, match="rendered clips"):
         evidence(other, "small", tmp_path, Console(quiet=True))
-    monkeypatch.setitem(evidence_rows.TIERS, "tiny", Tier(1, 1, 1, False, ("single",), draws=5))
+    monkeypatch.setitem(evidence_rows.TIERS, "tiny", Tier(1, ("single",)))
     (tmp_path / "evidence.md").write_text("# Mine\n")
     with pytest.raises(StoreError, match="has no line"):
         evidence(own.model_copy(update={"work": tmp_path / "work"}), "tiny", tmp_path, Console(quiet=True))
