@@ -59,6 +59,9 @@ def warp_crops(frame: Tensor, affines: Sequence[np.ndarray], crop_size: tuple[in
 
 
 def normalise(crops: Tensor) -> Tensor:
-    """`geometry.normalise_crops` on the device of the crops (n, h, w, 3) uint8 BGR: (n, 3, h, w) float32 RGB."""
+    """(n, h, w, 3) uint8 BGR -> (n, 3, h, w) float32 RGB with ImageNet's mean and deviation taken out.
+
+    The result is channels-last in memory, the layout that convolutions prefer.
+    """
     scale, shift = (torch.from_numpy(values).to(crops.device) for values in (1 / (255 * STD), MEAN / STD))
     return (crops.flip(-1).float() * scale - shift).permute(0, 3, 1, 2)

@@ -87,14 +87,3 @@ def warp_crop(frame: np.ndarray, affine: np.ndarray, crop_size: tuple[int, int])
     """Cut a crop (crop_height, crop_width, 3) uint8 from a BGR frame; bilinear, black outside the frame."""
     crop_height, crop_width = crop_size
     return cv2.warpAffine(frame, affine, (crop_width, crop_height), flags=cv2.INTER_LINEAR)
-
-
-def normalise_crops(crops_bgr: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) uint8 BGR -> (n, 3, h, w) float32 RGB with ImageNet's mean and deviation taken out.
-
-    The result is a channels-last array seen as channels-first, the layout that the CPU's convolutions prefer.
-    """
-    crops = crops_bgr[..., ::-1].astype(np.float32)
-    crops *= 1 / (255 * STD)
-    crops -= MEAN / STD
-    return crops.transpose(0, 3, 1, 2)

@@ -23,7 +23,7 @@ from torch import Tensor
 from glpose.ahead import ahead
 from glpose.crops import normalise, warp_crops
 from glpose.extraction import Backbone, extract_video, feature_schema, load_backbone, local_offsets, source_frames
-from glpose.geometry import crop_affine, crop_frame, normalise_crops, warp_crop
+from glpose.geometry import crop_affine, crop_frame, warp_crop
 from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
@@ -117,9 +117,9 @@ def crop_by_crop(net: HRNet, frames: np.ndarray, k: int, edge: str) -> tuple[np.
             if not 0 <= source < LENGTH:
                 source = frame if edge == "repeat_key" else max(0, min(LENGTH - 1, source))
             affine = crop_affine(crop_frame(box, CROP, 1.25), CROP)
-            crop = normalise_crops(warp_crop(clip.image(source), affine, CROP)[None])
+            crop = normalise(torch.from_numpy(warp_crop(clip.image(source), affine, CROP)[None]))
             with torch.inference_mode():
-                maps.append(net.features(torch.from_numpy(crop))[0].numpy())
+                maps.append(net.features(crop)[0].numpy())
         out.append(maps)
     stacked = np.array(out)
     return stacked[:, 0], stacked[:, 1:]
@@ -285,7 +285,7 @@ def test_every_view_of_every_frame_is_its_own_crop(net: HRNet, backbone: Backbon
         for view in range(4):
             crops = np.stack([warp_crop(clip.image(f), affines[proposal, view], CROP) for f in sources[proposal]])
             with torch.inference_mode():
-                wanted = net.features(torch.from_numpy(normalise_crops(crops))).numpy()
+                wanted = net.features(normalise(torch.from_numpy(crops))).numpy()
             scale = np.abs(wanted).max()
             np.testing.assert_allclose(key[view], wanted[0], atol=2e-5 * scale)
             np.testing.assert_allclose(local[view], wanted[1:], atol=2e-5 * scale)
@@ -545,9 +545,14 @@ def test_crops_warped_by_torch_are_opencv_s(box: tuple[float, ...], rotation: fl
             assert difference.mean() < 1
 
 
-def test_normalising_on_a_device_is_the_same() -> None:
-    crops = np.random.default_rng(0).integers(0, 256, (3, *CROP, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(normalise(torch.from_numpy(crops)).numpy(), normalise_crops(crops))
+def test_crops_are_normalised_as_rgb() -> None:
+    crops = np.zeros((2, 3, 5, 3), np.uint8)
+    crops[1, 2, 4] = (10, 20, 30)  # blue, green, red
+    images = normalise(torch.from_numpy(crops)).numpy()
+    assert images.shape == (2, 3, 3, 5) and images.dtype == np.float32
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(images[0, :, 0, 0], -mean / deviation, rtol=1e-5)
+    np.testing.assert_allclose(images[1, :, 2, 4], (np.array([30, 20, 10]) / 255 - mean) / deviation, rtol=1e-5)
 
 
 def test_lower_precision_is_close_and_of_the_same_space(tmp_path: Path) -> None:

@@ -8,14 +8,11 @@ import pytest
 
 from glpose.augmentation import Augmentation, augment_keypoints, sample_augmentation
 from glpose.geometry import (
-    MEAN,
-    STD,
     clip_boxes,
     crop_affine,
     crop_frame,
     frame_to_heatmap,
     heatmap_to_frame,
-    normalise_crops,
     transform_points,
     warp_crop,
 )
@@ -141,16 +138,6 @@ def test_magnified_crop_by_hand() -> None:
     frame[0, 0] = 200
     crop = warp_crop(frame, np.array([[2.0, 0, 0], [0, 2.0, 0]]), (4, 4))
     np.testing.assert_array_equal(crop[:3, :3, 0], [[200, 100, 0], [100, 50, 0], [0, 0, 0]])
-
-
-def test_crops_are_normalised_as_rgb() -> None:
-    crops = np.zeros((2, 3, 5, 3), np.uint8)
-    crops[1, 2, 4] = (10, 20, 30)  # blue, green, red
-    images = normalise_crops(crops)
-    assert images.shape == (2, 3, 3, 5) and images.dtype == np.float32
-    np.testing.assert_allclose(images[0, :, 0, 0], -MEAN / STD, rtol=1e-5)
-    wanted = (np.array([30, 20, 10]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(images[1, :, 2, 4], wanted, rtol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- decoding
