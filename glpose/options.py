@@ -674,7 +674,7 @@ class RuntimeOptions(Options):
     workers: int = Field(
         default=1,
         ge=1,
-        description="processes that draw the frames of pretrain, threads that read those of a data set, or crops",
+        description="processes that draw rendered frames, threads that read frames or crops",
     )
     together: int | None = Field(
         default=None, ge=1, description="rows of an ablation trained in one pass over the features; null: all of a seed"
