@@ -58,7 +58,7 @@ class Tier:
 
 ORACLE = {"select": "oracle", "pool": "all"}
 _ALL = [
-    Row("single", "the key frame alone, one block and a head", single=True),
+    Row("single", "the key frame alone, the blocks and a head, no enhancement", single=True),
     Row("copies", "complete heads that are shown the key frame in every slot", {"inputs": "key_copies"}),
     Row("local", "local frames alone (n = 0)", {"n": 0}),
     Row("nonlocal", "non-local references alone (k = 0)", {"k": 0}),

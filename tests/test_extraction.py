@@ -553,6 +553,9 @@ def test_crops_are_normalised_as_rgb() -> None:
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(images[0, :, 0, 0], -mean / deviation, rtol=1e-5)
     np.testing.assert_allclose(images[1, :, 2, 4], (np.array([30, 20, 10]) / 255 - mean) / deviation, rtol=1e-5)
+    crops = np.random.default_rng(0).integers(0, 256, (3, *CROP, 3), dtype=np.uint8)
+    wanted = ((crops[..., ::-1] / 255 - mean) / deviation).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(normalise(torch.from_numpy(crops)).numpy(), wanted, atol=2e-6)
 
 
 def test_lower_precision_is_close_and_of_the_same_space(tmp_path: Path) -> None:

@@ -221,6 +221,26 @@ def test_a_training_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
+def test_a_training_on_rendered_frames_goes_on_too(
+    frames: list[RenderedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "SAVED_EVERY", 1)
+    short = TINY.model_copy(update={"steps": 4, "batch_size": 3})
+    people = of_frames(frames, short)
+    whole, _, _ = run(short, people, tmp_path / "whole")
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(short, people, new_network(short, POSETRACK), CPU, 1, stop, tmp_path / "part" / "state")
+    resumed, _, told = run(short, people, tmp_path / "part")
+    assert told == [3, 4]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
 def test_the_command_trains_on_rendered_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"width": 8, "crop_size": [64, 48], "frames": 8, "steps": 2}
     config, out = write_pipeline(tmp_path, pretrain=options), tmp_path / "single.safetensors"
