@@ -30,6 +30,15 @@ def clip_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndar
     return clipped, np.asarray(usable)
 
 
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(A, B) intersection over union of boxes (A, 4) and (B, 4) xyxy; 0 where neither has an area."""
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=-1)
+    areas = [np.clip(own[:, 2:] - own[:, :2], 0, None).prod(axis=-1) for own in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+
+
 def crop_frame(box_xyxy: Sequence[float] | np.ndarray, crop_size: tuple[int, int], scale: float) -> np.ndarray:
     """Centre and width of the region that a box's crop shows: (3,) cx, cy, sw in frame px.
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from glpose.geometry import box_iou
+
 LEAST_OVERLAP = 0.25  # IoU below which two boxes are not one person
 NEW = 0.5  # share of the newest movement in a track's velocity
 
@@ -45,7 +47,7 @@ def assign_tracks(frame: np.ndarray, boxes: np.ndarray, patience: int) -> np.nda
     for now, rows in _by_frame(frame):
         tracks = [track for track in tracks if now - track.last <= patience]
         expected = np.array([track.expected(now) for track in tracks]).reshape(-1, 4)
-        overlap = box_overlap(expected, boxes[rows])
+        overlap = box_iou(expected, boxes[rows])
         free = set(range(len(rows)))
         for of_track, of_box in zip(*linear_sum_assignment(-overlap), strict=True):
             if overlap[of_track, of_box] >= LEAST_OVERLAP:
@@ -57,15 +59,6 @@ def assign_tracks(frame: np.ndarray, boxes: np.ndarray, patience: int) -> np.nda
             people[rows[of_box]] = count
             count += 1
     return people
-
-
-def box_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) intersection over union of boxes (A, 4) and (B, 4) xyxy; 0 where neither has an area."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [np.clip(own[:, 2:] - own[:, :2], 0, None).prod(axis=-1) for own in (a, b)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _by_frame(frame: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from glpose.data.dataset import joint_set
+from glpose.data.dataset import joint_set, open_video
+from glpose.data.truth import truth_of
 from glpose.data.windows import SplitFeatures
 from glpose.evaluation import predict_poses
 from glpose.evidence import ROWS, choose_rows
@@ -35,6 +36,7 @@ from store.errors import ConfigError
 from store.folder import Attempt
 from store.places import Place, local_file
 from store.record import fingerprint
+from store.tables import BOX
 
 VERSION = 1
 SAMPLES, ANNOTATED, COUNTS = "samples.parquet", "annotated.parquet", "counts.parquet"
@@ -93,8 +95,8 @@ def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
 
     examples, test = shared.train, shared.test
     if row.index:
-        examples = replace(examples, fixed=_references(examples.split, index))
-        test = Split(test.features, _references(test.features, index))
+        examples = replace(examples, fixed=row_references(context, examples.split, index, None))
+        test = Split(test.features, row_references(context, test.features, index, test.references))
     trained = train_heads(examples, {unit: heads}, config.train, index, report, layer=shared.layer)[unit]
     batch_size = config.runtime.batch_size
     (poses,) = predict_poses(trained.model, test.features, test.references, config.eval.score, batch_size)
@@ -131,11 +133,36 @@ def _samples(table: pd.DataFrame, n_gt: np.ndarray) -> Samples:
     return Samples(*columns, n_gt=n_gt, frames=0)
 
 
-def _references(split: SplitFeatures, index: IndexOptions) -> References:
-    """References of all proposals of a split, of an index with other options than the stored one; epoch 0's pools."""
-    gallery = make_gallery(split.table, split.embedding, index)
+def row_references(
+    context: Context, split: SplitFeatures, index: IndexOptions, stored: References | None
+) -> References:
+    """References of all proposals of a split, of an index with other options than the stored one; epoch 0's pools.
+
+    The oracle goes by the annotated poses that boxes are of; a box of nobody keeps its `stored` references, so that
+    having none does not give it away.
+    """
+    table = split.table
+    if index.select == "oracle":
+        table = _with_true_poses(context, table)
+    gallery = make_gallery(table, split.embedding, index)
     found = [find_references(gallery, video, index, index.n) for video in split.spans]
-    return References(np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found]))
+    rows, similarity = np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found])
+    if stored is not None and index.select == "oracle":
+        nobodys, n = table["keypoints"].isna().to_numpy(), stored.rows.shape[1]
+        rows, similarity = rows[:, :n], similarity[:, :n]
+        rows[nobodys], similarity[nobodys] = stored.rows[nobodys], stored.similarity[nobodys]
+    return References(rows, similarity)
+
+
+def _with_true_poses(context: Context, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with annotated poses in the place of those it has: None for a box that is nobody's."""
+    poses: list[np.ndarray | None] = []
+    for name, own in table.groupby("video", sort=False):
+        video = open_video(context.video(str(name)))
+        frame, boxes = own["frame"].to_numpy(), own[BOX].to_numpy(np.float64)
+        truth = truth_of(frame, boxes, video.annotations, video.frames.size(), len(joint_set(context.config.data)))
+        poses += [pose if (pose[:, 2] > 0).any() else None for pose in truth.keypoints]
+    return table.assign(keypoints=pd.Series(poses, index=table.index, dtype=object))
 
 
 def _write(out: Path, truth: Path, predicted: Path, joints: pd.DataFrame) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from glpose.data.dataset import Video, joint_set, open_video
+from glpose.data.truth import Truth, join_truth, truth_of
 from glpose.evaluation import decodings, predict_poses
 from glpose.models.glpose import GLPoseHeads
 from glpose.report import readings
@@ -16,7 +17,6 @@ from glpose.report.inspector_data import page_data
 from glpose.report.local_frames import local_frames
 from glpose.report.page import LeftOut, Section
 from glpose.report.selection import choose_people
-from glpose.report.truth import Truth, join_truth, truth_of
 from glpose.retrieval import comparable
 from stages.evaluate import heads_in_words, predict, prepare, trained_heads
 from stages.report_state import finished, why_not

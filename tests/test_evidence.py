@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from small_pipelines import RENDERED, context, glpose_stage, write_pipeline
 
 from glpose import evidence as evidence_rows
+from glpose.data.dataset import open_video
 from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier, choose_rows
 from glpose.metrics.posetrack import Samples, precision_recall
 from glpose.metrics.resampling import Measured, detectable, draw, interval, over_draws, slopes
 from glpose.models.checkpoints import read_metadata
 from glpose.options import HeadOptions, IndexOptions, index_problem
+from glpose.references import References
 from stages import evidence_report
-from stages.evidence import read_measured
+from stages.evidence import read_measured, row_references
 from stages.evidence_report import MARK, evidence
+from stages.run import STAGES, run_stages
+from stages.train import load_split
 from store.errors import ConfigError, StoreError
+from store.tables import BOX
 
 JOINTS = 15
 
@@ -214,3 +220,42 @@ def test_wrong_tiers_pipelines_and_files_are_told(
     assert not (tmp_path / "work").exists()  # told before anything is made
     code, printed = glpose_stage(config, "evidence", "--tier", "none")
     assert code == 2 and "no tier 'none'" in printed
+
+
+def test_the_oracle_goes_by_the_people_that_detected_boxes_are_of(tmp_path: Path) -> None:
+    """The same references as of annotated boxes; a box of nobody keeps those that the index has stored."""
+    config = write_pipeline(tmp_path, data=dict(RENDERED), index={"n": 2, "pool": "all", "exclude_window": 1})
+
+    def oracle(*settings: str) -> tuple[pd.DataFrame, References, References]:
+        own = context(config, *settings)
+        run_stages([STAGES[name] for name in ("render", "detect", "extract", "index")], own, Console(quiet=True))
+        split = load_split(own, "eval", k=1, n=2)
+        index = ROWS["oracle"].index_options(own.config.index)
+        found = row_references(own, split.features, index, split.references)
+        return split.features.table, found, split.references
+
+    def of_people(table: pd.DataFrame, found: References) -> list[list[tuple[int, ...]]]:
+        """Frame and box of the references of everybody, people in order of frame and box."""
+        places = table[["frame", *BOX]].to_numpy().round().astype(int)
+        people = [row for row in np.lexsort(places.T[::-1]) if table["score"].iloc[row] == 1]
+        return [[tuple(places[own]) for own in found.rows[row] if own >= 0] for row in people]
+
+    annotated, wanted, _ = oracle()
+    image_keys = open_video(context(config).video(annotated["video"].iloc[0])).image_keys
+    nobody = annotated.drop_duplicates("frame").assign(x1=0.0, y1=0.0, x2=9.0, y2=4.0, score=0.5)
+    results = [
+        {
+            "image_id": image_keys(row["frame"])[0],
+            "category_id": 1,
+            "bbox": [row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]],
+            "score": row["score"],
+        }
+        for row in pd.concat([annotated, nobody])[["frame", *BOX, "score"]].to_dict(orient="records")
+    ]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(results))
+    detected, found, stored = oracle(f"detect.eval={{source: file, file: {boxes}}}", f"work={tmp_path / 'detected'}")
+    nobodys = detected["score"].to_numpy() < 1
+    assert nobodys.sum() == len(nobody) and of_people(detected, found) == of_people(annotated, wanted)
+    assert (found.rows[nobodys] == stored.rows[nobodys]).all() and (found.rows[nobodys] >= 0).any()
+    assert not (found.rows[~nobodys] == stored.rows[~nobodys]).all()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from glpose.data.annotations import assemble
 from glpose.data.dataset import joint_set, open_video
+from glpose.data.truth import Truth, match_annotations, truth_of
 from glpose.evaluation import PLAIN, predict_poses, with_fewer
 from glpose.keypoints import POSETRACK
 from glpose.models.glpose import GLPoseHeads, local_weights, nonlocal_weights
@@ -35,7 +36,6 @@ from glpose.report.inspector_data import page_data
 from glpose.report.local_frames import local_frames
 from glpose.report.page import LeftOut
 from glpose.report.selection import EVEN, GAIN, LOSS, choose_people
-from glpose.report.truth import Truth, match_annotations, truth_of
 from stages.evaluate import predict, prepare
 from stages.report_inspector import inspect_split, inspector_section
 from stages.train import Split, load_split

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glpose.tracking import assign_tracks, box_overlap
+from glpose.geometry import box_iou
+from glpose.tracking import assign_tracks
 
 
 def walk(first: float, speed: float, frames: range, top: float = 0.0) -> list[tuple[int, list[float]]]:
@@ -50,7 +51,7 @@ def test_nobody() -> None:
 def test_overlap() -> None:
     a = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], float)
     b = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30]], float)
-    assert box_overlap(a, b) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
+    assert box_iou(a, b) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 80), st.integers(0, 80)), max_size=40))

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from glpose.data.truth import Truth
 from glpose.references import References
 from glpose.report.contributions import ALL, SINGLE_FRAME, Contributions
 from glpose.report.crop_pictures import Wanted
-from glpose.report.truth import Truth
 
 KEY_HEIGHT, SMALL_HEIGHT = 256, 128  # px of pictures: of key crops, of local and non-local ones
 

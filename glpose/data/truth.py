@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from glpose.data.annotations import Annotations, keypoint_boxes
-from glpose.geometry import clip_boxes
+from glpose.geometry import box_iou, clip_boxes
 
 LEAST_IOU = 0.5  # a proposal is of the annotated person whose box it overlaps at least so much
 
@@ -64,15 +64,6 @@ def match_annotations(
         sure = overlap[chosen, owners] >= LEAST_IOU
         found[proposals[chosen[sure]]] = people[owners[sure]]
     return found
-
-
-def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n, m) intersection over union of xyxy boxes (n, 4) and (m, 4)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(axis=-1) for b in (boxes, others))
-    return shared / np.maximum(areas[:, None] + other_areas - shared, 1e-12)
 
 
 def truth_of(
