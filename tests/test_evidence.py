@@ -243,14 +243,10 @@ def test_the_oracle_goes_by_the_people_that_detected_boxes_are_of(tmp_path: Path
     annotated, wanted, _ = oracle()
     image_keys = open_video(context(config).video(annotated["video"].iloc[0])).image_keys
     nobody = annotated.drop_duplicates("frame").assign(x1=0.0, y1=0.0, x2=9.0, y2=4.0, score=0.5)
+    given = pd.concat([annotated, nobody])
     results = [
-        {
-            "image_id": image_keys(row["frame"])[0],
-            "category_id": 1,
-            "bbox": [row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]],
-            "score": row["score"],
-        }
-        for row in pd.concat([annotated, nobody])[["frame", *BOX, "score"]].to_dict(orient="records")
+        {"image_id": image_keys(frame)[0], "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for frame, (x1, y1, x2, y2), score in zip(given["frame"], given[BOX].to_numpy(), given["score"], strict=True)
     ]
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(results))
