@@ -51,10 +51,10 @@ def measure_writing(clip: Path) -> dict[str, Entry]:
     return {**real_features(clip), **write_speed(), **memory(), **table_speed()}
 
 
-def form(codec: str, channels: int = 48, dtype: str = "uint8") -> FeatureSchema:
+def form(codec: str, channels: int = 48) -> FeatureSchema:
     """The schema of a video at 384 x 288."""
     return FeatureSchema.model_validate(
-        {"channels": channels, "height": 96, "width": 72, "stride": 4, "offsets": OFFSETS, "dtype": dtype,
+        {"channels": channels, "height": 96, "width": 72, "stride": 4, "offsets": OFFSETS, "dtype": "uint8",
          "codec": codec, "backbone": "benchmark", "space": "benchmark"}
     )  # fmt: skip
 

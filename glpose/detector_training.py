@@ -16,7 +16,7 @@ from glpose.models.cascade_rcnn import PERSON, CascadeRCNN, to_input
 from glpose.models.checkpoints import load_cascade_rcnn
 from glpose.options import TrainDetectorOptions
 from glpose.schedules import warm_cosine
-from glpose.training_state import load_same_state, save_state
+from glpose.training_state import check_finite, load_same_state, save_state
 from store.errors import CheckpointError, TrainingError
 
 LARGEST_GRADIENT = 10.0  # norm
@@ -80,15 +80,11 @@ def train_detector(
             loss = torch.stack(
                 list(cascade_losses(model, x, people, options.regions, _generator(options.seed, step)).values())
             ).sum()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {step}: lower train_detector.lr"
-                + (f"; {state} holds the last good state" if state.exists() else "")
-            )
         for group in optimiser.param_groups:
             group["lr"] = options.lr * warm_cosine(step, options.steps)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        check_finite(loss, model.parameters(), step, "lower train_detector.lr", state)
         nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         optimiser.step()
         losses = [*losses[1 - SMOOTHED :], loss.item()]

@@ -14,8 +14,8 @@ from glpose.augmentation import crop_keypoints, sample_augmentation
 from glpose.geometry import crop_affine, crop_frame, warp_crop
 from glpose.keypoints import VISIBLE, JointSet
 from glpose.options import ExtractOptions, FinetuneOptions, IndexOptions, TrainOptions
-from glpose.references import References
-from glpose.retrieval import Gallery, find_references
+from glpose.references import References, references_of
+from glpose.retrieval import Gallery
 from store.crops import CropFile, crop_to_view
 from store.errors import TrainingError
 from store.tables import BOX
@@ -147,8 +147,7 @@ def _references(split: CropSplit, index: IndexOptions, n: int, epoch: int) -> Re
     """References of all rows; draw 0 is the one that `index` stored, and with everyone in the pool the only one."""
     if n == 0:
         return References(np.zeros((len(split), 0), np.int64), np.zeros((len(split), 0), np.float32))
-    found = [find_references(split.gallery, video, index, n, epoch) for video in split.gallery.spans]
-    return References(np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found]))
+    return references_of(split.gallery, split.gallery.spans, index, n, epoch)
 
 
 def _views(split: CropSplit, row: int, offsets: tuple[int, ...], affine: np.ndarray) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 """Every option and its default, in one place: frozen classes that refuse unknown keys. Imports nothing heavy.
 
 Defaults follow the paper, or what it most defensibly means (docs/method.md); each ambiguous reading is a named option.
-Options here change results and are part of a stage's record; speed settings live in `RuntimeOptions` and
-`ClusterOptions` alone.
+Options here are part of a stage's record unless their meaning says otherwise; speed settings, which never are, live in
+`RuntimeOptions` and `ClusterOptions`.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class DetectorOptions(Options):
 
 
 class DetectOptions(Options):
-    """Person boxes: annotated ones for training, detections of score at least 0.2 for validation (DCPose)."""
+    """Person boxes: annotated ones by default; the paper validates on detections, DCPose's of score 0.2 or more."""
 
     train: BoxOptions = BoxOptions()
     eval: BoxOptions = BoxOptions()
@@ -413,7 +413,7 @@ class TrainOptions(Options):
     gamma: float = Field(default=0.1, gt=0, description="factor of each drop")
     sigma: float = Field(default=3.0, gt=0, description="of the target Gaussian, at a heatmap 72 wide")
     joints: Literal["annotated", "visible"] = Field(default="annotated", description="v_m of Eq. 6")
-    redraw_pool: bool = Field(default=True, description="draw new pools every epoch (pool: 20 only)")
+    redraw_pool: bool = Field(default=True, description="draw new pools every epoch (where index.pool is a number)")
     augment: Literal["none", "views", "warp"] = Field(
         default="none",
         description="views: one of extract.views at random; warp: random affine warps of key and local features",

@@ -63,7 +63,7 @@ class Prediction:
     """Poses of P boxes of people in F frames of one video.
 
     frames: (F,) rising numbers of the frames that were looked at. rate: frames per second of the video, read or
-    assumed. table: P rows in frame order: video, frame, person (-1: nobody, or 0, 1, 2 ... over the whole video), x1,
+    assumed. table: P rows in frame order: video, frame, person (0, 1, 2 ... over the whole video), x1,
     y1, x2, y2 (frame px), score (of the box). poses: (P, J, 3) x, y in frame px, score. scores: (P,) of the poses.
     unreadable: frames that could not be read, with the reason. notes: what else there is to tell, a line each. seconds:
     what took how long.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,11 @@ def draw_references(gallery: Gallery, videos: Sequence[str], index: IndexOptions
     """
     if not isinstance(index.pool, int):
         raise ValueError("everyone in scope is the pool: there is nothing to draw")
+    return references_of(gallery, videos, index, n, epoch)
+
+
+def references_of(gallery: Gallery, videos: Iterable[str], index: IndexOptions, n: int, epoch: int = 0) -> References:
+    """References of all proposals of some videos, as `find_references` finds them; rows are those of the gallery."""
     found = [find_references(gallery, video, index, n, epoch) for video in videos]
     return References(np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found]))
 

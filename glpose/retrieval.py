@@ -13,6 +13,7 @@ import pandas as pd
 from glpose.options import TAKES_MOST_SIMILAR, IndexOptions
 from glpose.pose_distance import nearest_poses, normalised_poses, pose_distance
 from store.index import build_index, on_device, search_outside
+from store.tables import spans_of
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,12 @@ def make_gallery(table: pd.DataFrame, embeddings: np.ndarray, options: IndexOpti
     keypoints too. Proposals whose box scores below `options.min_score`, and for the oracle those without annotation,
     are no references, but the former get some. embeddings: (P, C), as stored.
     """
-    video = table["video"].to_numpy()
-    ends = np.flatnonzero(np.append(video[1:] != video[:-1], True)[: len(video)]) + 1
-    begins = [0, *ends[:-1]]
     usable = table["score"].to_numpy() >= options.min_score
     poses = normalised_poses(table) if options.select == "oracle" else None
     if poses is not None:
         usable &= poses[..., 2].any(axis=1)
     return Gallery(
-        spans={str(video[start]): (int(start), int(stop)) for start, stop in zip(begins, ends, strict=False)},
+        spans=spans_of(table),
         proposals=table["proposal"].to_numpy(),
         frames=table["frame"].to_numpy(),
         embeddings=comparable(embeddings, options.similarity),

@@ -35,11 +35,6 @@ class SingleFrame:
     logits: bool
     device: torch.device
 
-    @property
-    def name(self) -> str:
-        """Such as HRNet-W48."""
-        return f"HRNet-W{self.net.width}"
-
     def heatmaps(self, crops_bgr: torch.Tensor) -> np.ndarray:
         """(B, h, w, 3) uint8 BGR on the device -> heatmaps (B, J, h/4, w/4) float32, of logits their softmax."""
         with torch.inference_mode():

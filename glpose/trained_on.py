@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glpose.keypoints import JointSet
-from glpose.models.checkpoints import read_metadata
+from glpose.models.checkpoints import read_heads_metadata
 from glpose.options import ExtractOptions, HeadOptions, IndexOptions
 from store.errors import CheckpointError
 
@@ -39,9 +39,7 @@ def read_trained_on(path: str | Path) -> TrainedOn:
 
     CheckpointError where the file holds no heads, or was written by a release that did not describe them.
     """
-    metadata = read_metadata(path)
-    if "heads" not in metadata:
-        raise CheckpointError(f"{path} holds no GLPose heads (no 'heads' in its metadata); is it a backbone?")
+    metadata = read_heads_metadata(path)
     try:
         return TrainedOn(
             heads=HeadOptions.model_validate_json(metadata["heads"]),

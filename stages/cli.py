@@ -136,7 +136,7 @@ def extract(
         _run("crops", context, force=force, plan=plan)
 
 
-_stage_command("index", "Find every person's most similar references in the video.")
+_stage_command("index", "Find every person's most similar references, in the video or the whole split.")
 _stage_command("train", "Train the heads on stored features.")
 _stage_command("eval", "Score the evaluation split; write predictions and pictures.")
 
@@ -297,7 +297,7 @@ def train_detector(
     settings: Settings = None,
     videos: Annotated[str, typer.Option("--videos", metavar="PATTERN", help="Only videos whose name matches.")] = "*",
 ) -> None:
-    """Train the person detector on the annotated boxes of the train split; interrupted, it goes on where it was."""
+    """Train the person detector on the train split's boxes, or on rendered ones; interrupted, it goes on."""
     context = _context(pipeline, config, settings, videos)
     from rich.console import Console
 

@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Shown:
-    """A chosen frame, or a person in it. why: "gain", "loss" or "chosen".
+    """A chosen frame, or a person in it. why: "gain", "loss" or "named".
 
     picture: the whole frame, BGR. pairs: row -> the poses of its video, without joints that are annotated nowhere: what
     networks say of those means nothing. mask: (P, J) joints that are counted.

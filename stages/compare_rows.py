@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from glpose.comparison import Protocol
-from glpose.models.checkpoints import read_metadata
+from glpose.models.checkpoints import read_head_options
 from glpose.options import HeadOptions
 from glpose.scoring import PREDICTIONS, EvaluatedVideo
 from stages.ablate import SEED, all_rows
@@ -75,7 +75,7 @@ def find_rows(
     written = [name for name in own if name in labels]
     if written:
         evaluated(config)  # or it has not finished, or not with these options
-    options = {name: _options(path) for name, path in heads.items()}
+    options = {name: read_head_options(path) for name, path in heads.items()}
     options |= {row.name: row.heads for row in all_rows(config) if row.name in own and row.name not in written}
     reach = _reach(config, options)
 
@@ -133,12 +133,6 @@ def _trained(context: Context) -> set[str]:
             return set()
 
     return context.once("trained rows of the ablation", look)
-
-
-def _options(path: Path) -> HeadOptions:
-    if (text := read_metadata(path).get("heads")) is None:
-        raise CheckpointError(f"{path} holds no GLPose heads; is it a backbone?")
-    return HeadOptions.model_validate_json(text)
 
 
 def _reach(config: PipelineConfig, options: Mapping[str, HeadOptions]) -> tuple[int, int]:

@@ -9,9 +9,16 @@ import numpy as np
 
 from glpose.data.dataset import joint_set, open_video
 from glpose.evaluation import decodings, predict_poses
-from glpose.models.checkpoints import SHIPPED, load_heads, load_hrnet, read_metadata, resolve_checkpoint
+from glpose.models.checkpoints import (
+    SHIPPED,
+    load_heads,
+    load_hrnet,
+    read_head_options,
+    read_metadata,
+    resolve_checkpoint,
+)
 from glpose.models.glpose import GLPoseHeads
-from glpose.options import HeadOptions, index_problem
+from glpose.options import index_problem
 from glpose.runtime import choose_device
 from glpose.single_frame import load_single_frame, predict_frames
 from stages.config import PipelineConfig
@@ -35,9 +42,8 @@ def labels(config: PipelineConfig) -> dict[str, str]:
     """Row -> its name in tables, of those that are asked for."""
     found = {}
     if config.eval.heads is not None:
-        metadata = read_metadata(config.eval.heads)
-        heads = HeadOptions.model_validate_json(metadata["heads"])
-        how = "fine-tuned GLPose" if "before" in metadata else "given heads"
+        heads = read_head_options(config.eval.heads)
+        how = "fine-tuned GLPose" if "before" in read_metadata(config.eval.heads) else "given heads"
         how = config.eval.heads if config.eval.heads in SHIPPED else how
         found[HEADS] = f"{how} (k={heads.k}, n={heads.n})"
     if config.eval.single_frame_hrnet is not None:

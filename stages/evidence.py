@@ -22,8 +22,8 @@ from glpose.metrics.posetrack_files import read_video
 from glpose.metrics.recall_by_tag import count_by_tag
 from glpose.metrics.resampling import Measured
 from glpose.options import IndexOptions
-from glpose.references import References
-from glpose.retrieval import find_references, make_gallery
+from glpose.references import References, references_of
+from glpose.retrieval import make_gallery
 from glpose.scoring import GROUND_TRUTH, PREDICTIONS, score_posetrack
 from glpose.training import train_heads
 from glpose.training_log import Progress
@@ -145,13 +145,14 @@ def row_references(
     if index.select == "oracle":
         table = _with_true_poses(context, table)
     gallery = make_gallery(table, split.embedding, index)
-    found = [find_references(gallery, video, index, index.n) for video in split.spans]
-    rows, similarity = np.concatenate([f.rows for f in found]), np.concatenate([f.similarity for f in found])
-    if stored is not None and index.select == "oracle":
-        nobodys, n = table["keypoints"].isna().to_numpy(), stored.rows.shape[1]
-        rows, similarity = rows[:, :n], similarity[:, :n]
-        rows[nobodys], similarity[nobodys] = stored.rows[nobodys], stored.similarity[nobodys]
-    return References(rows, similarity)
+    found = references_of(gallery, split.spans, index, index.n)
+    if stored is None or index.select != "oracle":
+        return found
+    nobodys, n = table["keypoints"].isna().to_numpy()[:, None], stored.rows.shape[1]
+    return References(
+        np.where(nobodys, stored.rows, found.rows[:, :n]),
+        np.where(nobodys, stored.similarity, found.similarity[:, :n]),
+    )
 
 
 def _with_true_poses(context: Context, table: pd.DataFrame) -> pd.DataFrame:

@@ -177,4 +177,5 @@ STAGE = Stage(
     make=make,
     finish=finish,
     distributed=True,
+    by_video=True,
 )

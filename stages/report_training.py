@@ -16,10 +16,10 @@ from stages.ablation import ablation_of, finished_scores
 from stages.evaluate import variant_labels
 from stages.report_state import finished, why_not
 from stages.stage import Context
+from stages.train import LOG
 from store.errors import GLPoseError
 from store.places import read_text
 
-LOG = "log.csv"
 MANY = 60  # epochs of which single marks would be a blur
 
 

@@ -136,7 +136,8 @@ class Stage:
     after: the stages that it reads. parameters: the options that change its results, as plain data (digests in place of
     files). units: names of the units of all videos, or of those of this run. inputs: digest of what one unit is made
     from. prepare: what all units share, made once (a loaded network). make: fill one attempt; returns one line to tell,
-    or "". finish: after all units, returns lines to print. distributed: whether `cluster` may make its units.
+    or "". finish: after all units, returns lines to print. distributed: whether `cluster` may make its units. by_video:
+    whether each unit is a video's, made from that video.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Stage:
     make: Callable[[Context, Any, str, Attempt], str]
     finish: Callable[[Context], list[str]]
     distributed: bool = False
+    by_video: bool = False
 
 
 def video_units(context: Context, everything: bool) -> list[str]:

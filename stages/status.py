@@ -11,9 +11,9 @@ from rich.table import Table
 
 from stages.console import size_words, text_lines
 from stages.run import ASIDE, STAGES, check_before, check_owner, compare, expected_record, stages_of
-from stages.stage import Context, Stage, video_units
+from stages.stage import Context, Stage
 from store.attempts import started
-from store.errors import CorruptData, NotCommitted, RecordMismatch
+from store.errors import CorruptData, NotCommitted, RecordMismatch, TrainingError
 from store.folder import Commit, StageFolder
 from store.record import Record, difference
 
@@ -88,7 +88,7 @@ def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
     changes = difference(in_force, record) if in_force is not None and others else []
     try:
         units = stage.units(context, False)
-    except NotCommitted as error:
+    except (NotCommitted, TrainingError) as error:  # crops without a train split
         return Found(None, changes=changes, waits=_first_line(error), broken=broken)
     found = Found(units, changes=changes, broken=broken)
     found.damaged = {unit: damaged[unit] for unit in units if unit in damaged}
@@ -118,8 +118,8 @@ def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
 
 
 def _as_made(stage: Stage, context: Context) -> Stage:
-    """Of an ablation's stages, one whose units are those that were ever made: no other rows are asked for here."""
-    if stage.units is video_units or stage.name not in ASIDE:
+    """Of stages whose units are rows, one of those that were ever made: no other rows are asked for here."""
+    if stage.by_video or stage.name not in ASIDE:
         return stage
     folder, record = context.folder(stage.name), expected_record(stage, context.config)
     records = [record] if (in_force := _record_in_force(folder)[0]) is None else [record, in_force]
@@ -164,7 +164,7 @@ def _in_force(context: Context, name: str) -> dict[str, Commit]:
 
 def _why_stale(stage: Stage, before: Mapping[str, Mapping[str, Commit]], unit: str, commit: Commit) -> str:
     """Which inputs have changed, as far as attempts' times tell."""
-    own = stage.units is video_units
+    own = stage.by_video
     newer = [
         name
         for name, commits in before.items()
@@ -274,7 +274,7 @@ def _stage_line(
         return f"stops: {_first_line(found.broken)}", []
     if found.units is None:
         return f"all to do{after}" if first else f"waits: {found.waits}", []
-    own = stage.units is video_units and not (stage.name == "index" and context.config.index.scope == "dataset")
+    own = stage.by_video and not (stage.name == "index" and context.config.index.scope == "dataset")
     again = [unit for unit in found.done if unit in ahead or (ahead and not own)]
     waiting = {unit for unit in found.unreadable if unit in ahead or (ahead and not own)}
     unreadable = [unit for unit in found.unreadable if unit not in waiting]

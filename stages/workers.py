@@ -19,7 +19,7 @@ from stages import worker
 from stages.cluster import Cluster, connect, count_workers
 from stages.config import PipelineConfig
 from stages.console import Tally, say
-from stages.stage import Context, Stage, video_units
+from stages.stage import Context, Stage
 from stages.unit import Outcome, Task
 from store.errors import ClusterError
 from store.record import Record, fingerprint
@@ -71,7 +71,7 @@ class Workers:
             while waiting or running:
                 while waiting and len(running) < crew.size():
                     task = waiting.pop()
-                    found = (context.video(task.unit),) if stage.units is video_units else ()
+                    found = (context.video(task.unit),) if stage.by_video else ()
                     key = f"glpose-{stage.name}-{run}-{task.unit}"
                     future = client.submit(worker.make, job, task, found, key=key, pure=False)
                     future.add_done_callback(ended.put)

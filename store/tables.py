@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,6 +117,13 @@ def _merged_path(stage: StageFolder, commits: Mapping[str, Commit], name: str) -
     # named after exactly what it merges, so that a stale one is never read
     contents = fingerprint(sorted((commit.unit, commit.attempt) for commit in commits.values()))
     return stage.path / "merged" / f"{name}-{contents[:16]}.parquet"
+
+
+def spans_of(table: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Video -> its rows [start, stop), of a table that is sorted by video."""
+    video = table["video"].to_numpy()
+    ends = np.flatnonzero(np.append(video[1:] != video[:-1], True)[: len(video)]) + 1
+    return {str(video[stop - 1]): (int(start), int(stop)) for start, stop in zip([0, *ends[:-1]], ends, strict=False)}
 
 
 def _read(path: Place, name: str, columns: Sequence[str] | None) -> pa.Table:

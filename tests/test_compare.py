@@ -276,6 +276,7 @@ def test_tags_of_joints_and_of_frames(project: Path, tmp_path: Path, tag: str, j
         (["--out", "sheet.jpg"], 2, "--out sheet.jpg: the sheet is a PNG"),
         (["--videos", "a"], 2, "no video that matches 'a' has frames in the eval split"),
         (["--set", "train.epochs=2"], 1, "eval needs train as configured"),
+        (["--set", "eval.heads=demo", "--heads", "h=any.safetensors"], 1, "holds no GLPose heads (no 'heads'"),
     ],
 )
 def test_what_is_refused(project: Path, arguments: list[str], code: int, message: str) -> None:

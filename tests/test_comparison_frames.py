@@ -16,7 +16,7 @@ def pairs(frames: list[int], right: list[list[int]], joints: int = 4) -> PairedP
         mask[person, own] = True
     xy = np.zeros((*shape, 2))
     nobody = np.zeros(0, int)
-    return PairedPoses(np.array(frames), np.arange(len(frames)), xy, np.ones(shape, bool), xy, mask, nobody, xy[:0])
+    return PairedPoses(np.array(frames), xy, np.ones(shape, bool), xy, mask, nobody, xy[:0])
 
 
 def gain(video: str, frame: int, value: int, person: int | None = None) -> Gain:

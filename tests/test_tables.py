@@ -13,6 +13,7 @@ from torch import nn
 
 from glpose.data.resident import map_bytes
 from glpose.extraction import local_offsets
+from glpose.keypoints import POSETRACK
 from glpose.models.glpose import GLPoseHeads, single_frame
 from glpose.options import AblateOptions, HeadOptions
 from glpose.tables.ablation import Row, ablation_table, choose_rows, curve, table_rows
@@ -20,10 +21,12 @@ from glpose.tables.comparison import Ours, comparison_table
 from glpose.tables.costs import backbone_flops, cost_table, count_flops, head_costs
 from glpose.tables.figures import figures, mean_of, spread_of
 from glpose.tables.plot import Curve, plot_curves
-from glpose.tables.published import ABLATION, GROUPS, TABLES, published
+from glpose.tables.published import ABLATION, TABLES, published
 from glpose.tables.table import Column, Table
 from store.errors import ConfigError
 from store.schema import FeatureSchema
+
+GROUPS = tuple(POSETRACK.groups)
 
 ROWS = table_rows(HeadOptions(), AblateOptions())
 W48 = FeatureSchema(channels=48, height=96, width=72, stride=4, offsets=(), backbone="hrnet_w48", space="x")

@@ -152,7 +152,7 @@ def _load(path: Path, version: tuple[int, int]) -> dict[str, list[_Frame]]:
         if "num_frames" not in annolist.dtype.names:
             return {"": [_frame(entry) for entry in _structs(annolist)]}
         videos = [(_text(entry, "name"), _frames(entry)) for entry in _structs(annolist)]
-    except (*MALFORMED, OverflowError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is malformed: {explain(error)}") from None
     names = [name for name, _ in videos]
     if "" in names:

@@ -1,6 +1,7 @@
 """A split's features where heads can use them: all on the device, or whole videos of it at a time.
 
-Non-local references never leave their video, so a window of whole videos holds all that its proposals need.
+Where references are of the same video (`index.scope: video`), a window of whole videos holds all that its proposals
+need; where they are of any, only the whole split does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from glpose.geometry import crop_frame
 from store.errors import CheckpointError, DataError, TrainingError
 from store.reader import Store
 from store.schema import FeatureSchema
-from store.tables import BOX
+from store.tables import BOX, spans_of
 
 USED = 0.8  # share of the free memory that is counted on
 Mode = Literal["device", "host", "disk"]
@@ -112,13 +113,6 @@ class SplitFeatures:
             videos = [videos[place] for place in order.permutation(len(videos))]
         sizes = {video: stop - start for video, (start, stop) in self.spans.items()}
         return fill_windows(videos, sizes, self.residency.window)
-
-
-def spans_of(table: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Video -> its rows [start, stop), of a table that is sorted by video."""
-    video = table["video"].to_numpy()
-    ends = np.flatnonzero(np.append(video[1:] != video[:-1], True)[: len(video)]) + 1
-    return {str(video[stop - 1]): (int(start), int(stop)) for start, stop in zip([0, *ends[:-1]], ends, strict=True)}
 
 
 def fill_windows(videos: Sequence[str], sizes: Mapping[str, int], most: int) -> list[list[str]]:

@@ -10,7 +10,7 @@ right: what a picture of several systems' errors is drawn from.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,14 +29,13 @@ class PairedPoses:
     """One video's P annotated people, by frame, and Q predictions that stand for nobody. Frames count from 0 in the
     file; positions are px of the frame.
 
-    frame: (P,) int. number: (P,) int, which of the people of the file, or of the image for COCO. truth: (P, J, 2), NaN
-    where not annotated. counts: (P, J) bool, joints that are scored: annotated ones, or visible ones. found: (P, J, 2)
-    of the prediction, NaN without one. right: (P, J) bool, within the protocol's distance, of those that count.
+    frame: (P,) int. truth: (P, J, 2), NaN where not annotated. counts: (P, J) bool, joints that are scored: annotated
+    ones, or visible ones. found: (P, J, 2) of the prediction, NaN without one. right: (P, J) bool, within the
+    protocol's distance, of those that count.
     loose_frame: (Q,) int. loose: (Q, J, 2).
     """
 
     frame: np.ndarray
-    number: np.ndarray
     truth: np.ndarray
     counts: np.ndarray
     found: np.ndarray
@@ -51,19 +50,13 @@ class PairedPoses:
         return replace(self, found=found, loose=loose)
 
 
-def of_posetrack(
-    gt_dir: Path, pred_dir: Path, counted: Counted = "annotated", videos: Collection[str] | None = None
-) -> dict[str, PairedPoses]:
-    """By video, of PoseTrack files that pair by name; of some of the annotated ones, or of all. A video without a file
-    of predictions has nobody matched. DataError as of `metrics.posetrack.evaluate`.
+def of_posetrack(gt_dir: Path, pred_dir: Path, counted: Counted = "annotated") -> dict[str, PairedPoses]:
+    """By video, of PoseTrack files that pair by name. A video without a file of predictions has nobody matched.
+    DataError as of `metrics.posetrack.evaluate`.
     """
     pairs, _ = posetrack.pair_folders(gt_dir, pred_dir)
     names = list(list_videos(gt_dir))
-    return {
-        name: _of_posetrack_video(gt, pred, counted)
-        for name, (gt, pred) in zip(names, pairs, strict=True)
-        if videos is None or name in videos
-    }
+    return {name: _of_posetrack_video(gt, pred, counted) for name, (gt, pred) in zip(names, pairs, strict=True)}
 
 
 def of_pck(
@@ -82,7 +75,6 @@ def of_pck(
         loose = np.setdiff1d(np.arange(len(found.frame)), rows)
         paired[truth.video] = PairedPoses(
             frame=truth.frame,
-            number=np.arange(len(truth.frame)),
             truth=_annotated(truth.keypoints),
             counts=counts,
             found=best,
@@ -110,7 +102,6 @@ def of_coco(
         loose_frame, others = _in_frames(pairs.pose_image, loose.tolist(), place)
         paired[video] = PairedPoses(
             frame=frame,
-            number=np.arange(len(frame)) - np.searchsorted(frame, frame),
             truth=_annotated(pairs.keypoints[rows]),
             counts=counts[rows],
             found=found[rows],
@@ -129,7 +120,6 @@ def _of_posetrack_video(gt: Path, pred: Path | None, counted: Counted) -> Paired
     counts = truth.has & ~truth.hidden if counted == "visible" else truth.has
     return PairedPoses(
         frame=truth.frame,
-        number=truth.person,
         truth=truth.xy,
         counts=counts,
         found=xy,

@@ -245,14 +245,30 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def read_heads_metadata(path: str | Path) -> dict[str, str]:
+    """Metadata of heads as `train` saved them. CheckpointError where the file holds none."""
+    metadata = read_metadata(path)
+    if missing := [key for key in HEADS_METADATA if key not in metadata]:
+        raise CheckpointError(f"{path} holds no GLPose heads (no {missing[0]!r} in its metadata); is it a backbone?")
+    return metadata
+
+
+def read_head_options(path: str | Path) -> HeadOptions:
+    """What heads are like, as `train` saved them. CheckpointError where the file holds none, or they are malformed."""
+    text = read_heads_metadata(path)["heads"]
+    try:
+        return HeadOptions.model_validate_json(text)
+    except ValueError as error:  # pydantic's
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: what it says of its heads is malformed ({reason}); train again") from None
+
+
 def load_heads(path: str | Path, *, space: str) -> GLPoseHeads:
     """Heads as `train` saved them, in eval mode. space: the feature-space id of the features they are to read.
 
     CheckpointError where the file holds no heads, or heads trained on features of another space.
     """
-    metadata = read_metadata(path)
-    if missing := [key for key in HEADS_METADATA if key not in metadata]:
-        raise CheckpointError(f"{path} holds no GLPose heads (no {missing[0]!r} in its metadata); is it a backbone?")
+    metadata = read_heads_metadata(path)
     if metadata["space"] != space:
         raise CheckpointError(
             f"{path} was trained on features of {metadata['backbone']} (space {metadata['space'][:12]}); these "

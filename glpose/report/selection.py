@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from glpose.data.windows import spans_of
+from store.tables import spans_of
 
 GAIN, LOSS, EVEN = "gain", "loss", "even"
 LEAST_ANNOTATED = 0.5  # of a person's joints: a gain of two joints says little of a pose

@@ -12,10 +12,8 @@ import csv
 from functools import cache
 from importlib.resources import files
 
-from glpose.keypoints import POSETRACK
 from glpose.tables.table import Cell
 
-GROUPS = tuple(POSETRACK.groups)  # of all four tables, in their order: Head ... Ankle
 TABLES = {
     "posetrack17": "Table 1: PoseTrack17 val, mAP",
     "posetrack18": "Table 2: PoseTrack18 val, mAP",
