@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+LINES = 20  # of a training's progress where there is no terminal to draw a bar on
 TOLD = 60.0  # s between lines about a long unit where there is no terminal to draw a bar on
 
 
@@ -43,6 +46,22 @@ def counting(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def training_bar(console: Console, name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar of a training's steps, or LINES lines; yields what is told the steps done, of how many, and what else."""
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name)
+
+        def told(step: int, steps: int, words: str) -> None:
+            line = f"{name} {step}/{steps} {words}"
+            progress.update(task, completed=step, total=steps, description=line)
+            if not console.is_terminal and step % max(1, steps // LINES) == 0:
+                say(console, f"  {line}")
+
+        yield told
 
 
 class Tally:

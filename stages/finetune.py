@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import store
 from glpose.data.dataset import joint_set
@@ -22,7 +21,7 @@ from glpose.models.hrnet import HRNet
 from glpose.retrieval import make_gallery
 from glpose.runtime import choose_device
 from stages.config import PipelineConfig
-from stages.console import say
+from stages.console import say, training_bar
 from stages.crops import open_crops, train_proposals
 from stages.run import STAGES, check_owner, expected_record, survey
 from stages.stage import Context, split_videos
@@ -31,7 +30,6 @@ from store.errors import NotCommitted, RecordMismatch, StoreError, TrainingError
 from store.places import local_file
 from store.record import difference
 
-LINES = 20  # of progress where there is no terminal to draw a bar on
 VARIANT = "glpose"
 BACKBONE, HEADS, STATE = "backbone.safetensors", "heads.safetensors", "training.state"
 
@@ -56,18 +54,13 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     crops = 1 + len(heads.offsets) + heads.options.n
     say(console, f"finetune: {count} annotated proposals of {len(split.files)} videos, {crops} crops each, on {device}")
     began = time.monotonic()
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("finetune")
-        told: list[int] = []
+    with training_bar(console, "finetune") as told:
+        seen: list[int] = []
 
         def report(step: int, steps: int, loss: float) -> None:
-            told.append(step)
-            speed = len(told) * config.finetune.batch_size / (time.monotonic() - began)
-            line = f"finetune {step}/{steps} loss {loss:.4g}, {speed:.3g} samples/s"
-            progress.update(task, completed=step, total=steps, description=line)
-            if not console.is_terminal and step % max(1, steps // LINES) == 0:
-                say(console, f"  {line}")
+            seen.append(step)
+            speed = len(seen) * config.finetune.batch_size / (time.monotonic() - began)
+            told(step, steps, f"loss {loss:.4g}, {speed:.3g} samples/s")
 
         train_network(
             split, net, heads, config.finetune, config.train, config.index, device, config.runtime.workers, report,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glpose.data.dataset import joint_set, open_video
 from glpose.keypoints import POSETRACK
@@ -19,12 +18,10 @@ from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
 from glpose.rendered_frames import rendered_people
 from glpose.runtime import choose_device
-from stages.console import say
+from stages.console import say, training_bar
 from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
 from store.errors import StoreError
-
-LINES = 20  # of progress where there is no terminal to draw a bar on
 
 
 def pretrain(context: Context, out: Path, console: Console) -> Path:
@@ -49,15 +46,10 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     if options.source == "data" and options.init is not None and held_out and options.eval_people:
         figures["pck_before"] = held_out_pck(options, model, held_out, device)
     state = out.with_name(out.name + ".training")
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("pretrain")
+    with training_bar(console, "pretrain") as told:
 
         def report(step: int, steps: int, loss: float) -> None:
-            line = f"pretrain {step}/{steps} loss {loss:.4g}"
-            progress.update(task, completed=step, total=steps, description=line)
-            if not console.is_terminal and step % max(1, steps // LINES) == 0:
-                say(console, f"  {line}")
+            told(step, steps, f"loss {loss:.4g}")
 
         model = train_network(options, people, model, device, runtime.workers, report, state)
     if options.source == "rendered":

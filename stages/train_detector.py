@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from glpose.data.dataset import open_video
 from glpose.detector_frames import LabelledFrame, labelled_frames
@@ -17,12 +16,10 @@ from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
 from glpose.rendered_frames import to_detect
 from glpose.runtime import choose_device
-from stages.console import say
+from stages.console import say, training_bar
 from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
 from store.errors import StoreError
-
-LINES = 20  # of progress where there is no terminal to draw a bar on
 
 
 def train_detector(context: Context, out: Path, console: Console) -> Path:
@@ -43,15 +40,10 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
         figures["before"] = held_out_ap(model, held_out, options.eval_frames, device)
         say(console, f"  before: {_words(figures['before'])}")
     state = out.with_name(out.name + ".training")
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("train-detector", total=options.steps)
+    with training_bar(console, "train-detector") as told:
 
         def report(step: int, loss: float) -> None:
-            line = f"train-detector {step}/{options.steps} loss {loss:.3f}"
-            progress.update(task, completed=step, description=line)
-            if not console.is_terminal and step % max(1, options.steps // LINES) == 0:
-                say(console, f"  {line}")
+            told(step, options.steps, f"loss {loss:.3f}")
 
         train(options, frames, model, device, context.config.runtime.workers, report, state)
     tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}

@@ -251,7 +251,7 @@ def test_crops_and_ablations_show_where_there_are_some(done: Path) -> None:
 def test_crops_of_some_videos_are_counted_against_all(done: Path) -> None:
     config = done / "pipelines.yaml"
     assert glpose_stage(config, "extract", "--crops", "--videos", "a")[0] == 0
-    cells, reasons, _ = shown(done)
+    cells, _, _ = shown(done)
     assert (cells["crops"][0], counts(cells, "crops")) == ("2", (1, 1, 0, 0))  # "b" has a train split as well, "c" none
     code, printed = glpose_stage(config, "status", "--set", "data.train=null")
     assert code == 0 and "no video has frames in the train split, which crops are made of" in printed
