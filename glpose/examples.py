@@ -11,7 +11,7 @@ from glpose.augmentation import crop_keypoints
 from glpose.data.windows import SplitFeatures
 from glpose.geometry import frame_to_heatmap
 from glpose.heatmaps import STRIDE
-from glpose.keypoints import VISIBLE, JointSet
+from glpose.keypoints import JointSet, least_flag
 from glpose.options import TrainOptions
 from glpose.references import References
 from store.errors import TrainingError
@@ -50,7 +50,7 @@ def make_examples(split: SplitFeatures, fixed: References, joints: JointSet, opt
     for row, own in enumerate(split.table["keypoints"]):
         if own is not None:
             keypoints[row] = own
-    least = VISIBLE if options.joints == "visible" else 1
+    least = least_flag(options.joints)
     if split.affines is None:
         points = frame_to_heatmap(keypoints[..., :2], split.regions, size)[:, None]
         inside = ((points >= 0) & (points < [size[1], size[0]])).all(axis=-1)

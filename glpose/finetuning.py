@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from glpose.crops import normalise
-from glpose.finetuning_crops import CropSplit, Sample, epoch_rows, least_flag, samples
+from glpose.finetuning_crops import CropSplit, Sample, epoch_rows, samples
 from glpose.heatmaps import STRIDE
+from glpose.keypoints import least_flag
 from glpose.models.checkpoints import feature_tensors, load_hrnet, tensors_digest
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
@@ -153,7 +154,7 @@ def _similarity(key: Tensor, references: Tensor, similarity: str, per_channel: b
 
 def _loss(heatmaps: Tensor, batch: Sequence[Sample], crop_size: tuple[int, int], train: TrainOptions) -> Tensor:
     keypoints = torch.from_numpy(np.stack([own.keypoints for own in batch]).astype(np.float32)).to(heatmaps.device)
-    weight = (keypoints[..., 2] >= least_flag(train)).float()
+    weight = (keypoints[..., 2] >= least_flag(train.joints)).float()
     size = (crop_size[0] // STRIDE, crop_size[1] // STRIDE)
     return heatmap_loss(heatmaps, draw_targets(keypoints[..., :2] / STRIDE, weight, size, train.sigma), weight)
 

@@ -11,11 +11,12 @@ import pandas as pd
 
 from glpose.ahead import batches_ahead
 from glpose.augmentation import crop_keypoints, sample_augmentation
-from glpose.geometry import crop_affine, crop_frame, warp_crop
-from glpose.keypoints import VISIBLE, JointSet
+from glpose.geometry import warp_crop
+from glpose.keypoints import JointSet, least_flag
 from glpose.options import ExtractOptions, FinetuneOptions, IndexOptions, TrainOptions
 from glpose.references import References, references_of
 from glpose.retrieval import Gallery
+from glpose.views import box_affines
 from store.crops import CropFile, crop_to_view
 from store.errors import TrainingError
 from store.tables import BOX
@@ -71,14 +72,9 @@ class Sample:
     similarity: np.ndarray
 
 
-def least_flag(train: TrainOptions) -> int:
-    """The keypoint flag from which on a joint counts in the loss."""
-    return VISIBLE if train.joints == "visible" else 1
-
-
 def epoch_rows(split: CropSplit, options: FinetuneOptions, train: TrainOptions, epoch: int) -> list[np.ndarray]:
     """The rows of an epoch's batches, everyone annotated once, in the epoch's own order. epoch: from 1."""
-    rows = split.annotated(least_flag(train))
+    rows = split.annotated(least_flag(train.joints))
     order = np.random.default_rng([options.seed, epoch, 0]).permutation(rows)
     return [order[start : start + options.batch_size] for start in range(0, len(order), options.batch_size)]
 
@@ -160,8 +156,8 @@ def _views(split: CropSplit, row: int, offsets: tuple[int, ...], affine: np.ndar
 
 def _clean(split: CropSplit, row: int) -> np.ndarray:
     extract = split.extract
-    box = split.table[BOX].iloc[row].to_numpy(np.float64)
-    return crop_affine(crop_frame(box, extract.crop_size, extract.crop_scale), extract.crop_size)
+    box = split.table[BOX].iloc[[row]].to_numpy(np.float64)
+    return box_affines(box, extract.crop_size, extract.crop_scale)[0]
 
 
 def _augmented(split: CropSplit, row: int, options: FinetuneOptions, rng: np.random.Generator) -> np.ndarray:

@@ -52,6 +52,11 @@ def crop_frame(box_xyxy: Sequence[float] | np.ndarray, crop_size: tuple[int, int
     return np.array([(x1 + x2) / 2, (y1 + y2) / 2, width])
 
 
+def crop_frames(boxes: np.ndarray, crop_size: tuple[int, int], scale: float) -> np.ndarray:
+    """(P, 3) `crop_frame` of each of P boxes (P, 4)."""
+    return np.array([crop_frame(box, crop_size, scale) for box in boxes]).reshape(-1, 3)
+
+
 def crop_affine(region: np.ndarray, crop_size: tuple[int, int], rotation: float = 0.0) -> np.ndarray:
     """(2, 3) affine from frame px to crop px for a region (cx, cy, sw); rotation in degrees, clockwise in the image."""
     cx, cy, width = region

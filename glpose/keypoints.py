@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 ABSENT, HIDDEN, VISIBLE = 0, 1, 2
+
+
+def least_flag(counted: Literal["annotated", "visible"]) -> int:
+    """The flag from which on a joint counts."""
+    return VISIBLE if counted == "visible" else HIDDEN
 
 
 @dataclass(frozen=True)

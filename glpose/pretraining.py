@@ -12,7 +12,7 @@ import torch
 from glpose.crops import normalise
 from glpose.data.rendered import Clip
 from glpose.data.rendered.sets import SETS
-from glpose.geometry import crop_affine, crop_frame, frame_to_heatmap, heatmap_to_frame, warp_crop
+from glpose.geometry import crop_affine, crop_frames, frame_to_heatmap, heatmap_to_frame, warp_crop
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import JointSet
 from glpose.labelled_people import LabelledPeople, Person
@@ -158,7 +158,7 @@ def _distances(
     """(n, J) frame px between found and annotated joints, one person an image; infinite beyond the person's crop."""
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
-    regions = np.stack([crop_frame(box, options.crop_size, options.crop_scale) for box in boxes])
+    regions = crop_frames(boxes, options.crop_size, options.crop_scale)
     crops = [
         warp_crop(image, crop_affine(region, options.crop_size), options.crop_size)
         for image, region in zip(images, regions, strict=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from glpose.crops import cut_crops, normalise
 from glpose.data.video import FrameSource
-from glpose.geometry import crop_affine, crop_frame, heatmap_to_frame
+from glpose.geometry import crop_affine, crop_frames, heatmap_to_frame
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import COCO_JOINTS, JHMDB, POSETRACK, JointSet
 from glpose.models.checkpoints import load_hrnet, read_metadata
@@ -120,7 +120,7 @@ def predict_frames(
             f"the crops of this pipeline are {list(crop_size)} px (extract.crop_size); heatmaps of a whole HRNet need "
             f"multiples of {multiple}"
         )
-    regions = np.array([crop_frame(box, crop_size, crop_scale) for box in boxes]).reshape(-1, 3)
+    regions = crop_frames(boxes, crop_size, crop_scale)
     found = []
     for crops in _batches(source, frames, regions, crop_size, network.device, batch_size):
         points, maxima = decode_argmax(network.heatmaps(torch.stack(crops)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from glpose.data.resident import Maps, ResidentFeatures, load_rows
 from glpose.data.windows import Window
 from glpose.evaluation import PLAIN, decode_poses, heatmaps_of, inputs_of
-from glpose.geometry import crop_frame
+from glpose.geometry import crop_frames
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import ExtractOptions
 from glpose.references import References
@@ -35,7 +35,7 @@ def stream_poses(
     batch, its local maps and the key maps of its references are in memory.
     """
     device = next(model.parameters()).device
-    regions = np.stack([crop_frame(box, extract.crop_size, extract.crop_scale) for box in table[BOX].to_numpy()])
+    regions = crop_frames(table[BOX].to_numpy(), extract.crop_size, extract.crop_scale)
     box_scores = table["score"].to_numpy()
     for start in range(0, len(table), batch_size):
         rows = np.arange(start, min(start + batch_size, len(table)))

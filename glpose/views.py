@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from glpose.augmentation import sample_augmentation
-from glpose.geometry import crop_affine, crop_frame, mirror_affine
+from glpose.geometry import crop_affine, crop_frames, mirror_affine
 from glpose.heatmaps import STRIDE
 from glpose.keypoints import JointSet
 from glpose.options import ExtractOptions
@@ -29,7 +29,7 @@ def planned_views(splits: Collection[str], options: ExtractOptions) -> tuple[int
 
 def box_affines(boxes: np.ndarray, crop_size: tuple[int, int], crop_scale: float) -> np.ndarray:
     """(P, 2, 3) affines of the clean crops of (P, 4) boxes, frame px."""
-    affines = [crop_affine(crop_frame(box, crop_size, crop_scale), crop_size) for box in boxes]
+    affines = [crop_affine(region, crop_size) for region in crop_frames(boxes, crop_size, crop_scale)]
     return np.array(affines).reshape(-1, 2, 3)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from glpose.context_crops import context_affine, context_size, cut_context_crops
 from glpose.data.dataset import joint_set, open_video
 from glpose.extraction import local_offsets
-from glpose.geometry import crop_frame
+from glpose.geometry import crop_frames
 from stages.config import PipelineConfig
 from stages.stage import Context, Stage, nothing
 from store.crops import CropFile, CropSchema, CropWriter
@@ -63,7 +63,7 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
         context_affine(box, keypoints, joints, extract, options)
         for box, keypoints in zip(boxes, table["keypoints"], strict=True)
     ]
-    own = np.array([crop_frame(box, extract.crop_size, extract.crop_scale)[2] for box in boxes])
+    own = crop_frames(boxes, extract.crop_size, extract.crop_scale)[:, 2]
     stored = np.array([size[1] / affine[0, 0] for affine in affines])  # width of their regions, frame px
     schema = CropSchema(
         video=unit,

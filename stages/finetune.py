@@ -14,7 +14,8 @@ from glpose.data.dataset import joint_set
 from glpose.extraction import load_backbone
 from glpose.finetuning import finetune as train_network
 from glpose.finetuning import load_trainable
-from glpose.finetuning_crops import CropSplit, least_flag
+from glpose.finetuning_crops import CropSplit
+from glpose.keypoints import least_flag
 from glpose.models.checkpoints import feature_tensors, load_heads, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
@@ -50,7 +51,7 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     with local_file(context.output("train", VARIANT) / CHECKPOINTS["last"]) as checkpoint:
         heads, metadata = load_heads(checkpoint, space=space), read_metadata(checkpoint)
     net, split = load_trainable(config.extract.checkpoint, config.extract.width), load_split(context)
-    count = len(split.annotated(least_flag(config.train)))
+    count = len(split.annotated(least_flag(config.train.joints)))
     crops = 1 + len(heads.offsets) + heads.options.n
     say(console, f"finetune: {count} annotated proposals of {len(split.files)} videos, {crops} crops each, on {device}")
     began = time.monotonic()

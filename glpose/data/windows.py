@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from glpose.data.resident import Maps, ResidentFeatures, View, load_resident, map_bytes
-from glpose.geometry import crop_frame
+from glpose.geometry import crop_frames
 from store.errors import CheckpointError, DataError, TrainingError
 from store.reader import Store
 from store.schema import FeatureSchema
@@ -203,7 +203,7 @@ def open_split(
         offsets=offsets,
         table=table,
         embedding=embedding,
-        regions=np.stack([crop_frame(box, crop_size, crop_scale) for box in table[BOX].to_numpy()]),
+        regions=crop_frames(table[BOX].to_numpy(), crop_size, crop_scale),
         device=device,
         residency=plan,
         held=held,

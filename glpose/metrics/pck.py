@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from glpose.data.poses import PoseFile, read_poses
-from glpose.keypoints import JHMDB, POSETRACK, VISIBLE, JointSet
+from glpose.keypoints import JHMDB, POSETRACK, JointSet, least_flag
 from glpose.metrics.posetrack_files import list_videos
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
@@ -164,7 +164,7 @@ def right_joints(
     Arguments and errors as of `score_poses`.
     """
     known = np.isfinite(annotated[..., :2]).all(axis=-1) & (annotated[..., 2] > 0)
-    counts = known & (annotated[..., 2] >= (VISIBLE if counted == "visible" else 1))
+    counts = known & (annotated[..., 2] >= least_flag(counted))
     sizes = _torsos(annotated, known, joints) if size == "torso" else _box_sizes(boxes)
     usable = np.isfinite(sizes) & (sizes > 0)
     distances = np.linalg.norm(predicted[..., :2] - annotated[..., :2], axis=-1)
