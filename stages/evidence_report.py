@@ -134,7 +134,7 @@ def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, cli
         "",
         f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {boxes_in_words(config)}; "
         f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
-        f"Labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
+        f"Digests of the clips' labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",
         "| row | | AP | | PCK@0.1 of hidden joints | |",
         "|---|---|---|---|---|---|",
