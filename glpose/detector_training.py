@@ -56,7 +56,7 @@ def train_detector(
     What a step sees depends on the options and its number alone, not on `workers` (threads that read frames). state:
     file that the training is saved to every 200 steps and at its end; where it is there, training goes on from it,
     to the same weights. StoreError where it is of other options or frames; DataError where a frame cannot be read;
-    TrainingError where nobody is annotated, or the loss is no number any more.
+    TrainingError where nobody is annotated, or the loss or a gradient is no number any more.
     """
     if not any(len(frame.boxes) for frame in frames):
         raise TrainingError("no frame of the train split has an annotated person: there is nothing to learn from")

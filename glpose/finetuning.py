@@ -59,7 +59,7 @@ def finetune(
 
     workers: threads that cut crops; what a step shows does not depend on them. state: file that the training is saved
     to every 100 steps and at its end; where it is there, training goes on from it, to the same weights. StoreError
-    where it is of another training; TrainingError where nobody is annotated, or the loss is no number.
+    where it is of another training; TrainingError where nobody is annotated, or the loss or a gradient is no number.
     """
     steps = sum(len(epoch_rows(split, options, train, epoch)) for epoch in range(1, options.epochs + 1))
     net.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -38,8 +38,8 @@ from glpose.options import (
     index_problem,
 )
 from glpose.proposals import propose
-from glpose.references import References
-from glpose.retrieval import find_references, make_gallery
+from glpose.references import References, references_of
+from glpose.retrieval import make_gallery
 from glpose.runtime import choose_device
 from glpose.streaming import stream_poses
 from glpose.tracking import assign_tracks
@@ -234,8 +234,7 @@ class Predictor:
     def _references(self, table: pd.DataFrame, features: VideoFeatures) -> References:
         """The references that the heads see of each proposal, as rows of the table."""
         gallery = make_gallery(table, features.embedding[:, 0], self.index)
-        found = find_references(gallery, features.video, self.index, self.model.options.n)
-        return References(found.rows, found.similarity)
+        return references_of(gallery, [features.video], self.index, self.model.options.n)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def pretrain(
 
     workers: threads that draw crops. state: file that the training is saved to every 200 steps and at its
     end; where it is there, training goes on from it, to the same weights. StoreError where it is of other options or
-    people; DataError where a frame cannot be read; TrainingError where nobody is annotated, or the loss is no number.
+    people; DataError where a frame cannot be read; TrainingError where nobody is annotated, or the loss or a
+    gradient is no number.
     """
     steps = people.steps
     model = model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]

@@ -84,9 +84,9 @@ def make(context: Context, shared: None, unit: str, attempt: Attempt) -> str:
 
 
 def units(context: Context, everything: bool) -> list[str]:
-    """One unit per video with frames in the train split. TrainingError where there is none."""
+    """One unit per video with frames in the train split. TrainingError where the data set has none."""
     videos = [ref.name for ref in (context.all_videos if everything else context.videos) if "train" in ref.ranges]
-    if not videos:
+    if not videos and not any("train" in ref.ranges for ref in context.all_videos):
         raise TrainingError("no video has frames in the train split, which crops are made of: look at data.train")
     return videos
 

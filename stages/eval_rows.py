@@ -39,7 +39,7 @@ def digests(config: PipelineConfig) -> dict[str, Any]:
 
 
 def labels(config: PipelineConfig) -> dict[str, str]:
-    """Row -> its name in tables, of those that are asked for."""
+    """Row -> its name in tables, of those that are asked for. CheckpointError where eval.heads holds no heads."""
     found = {}
     if config.eval.heads is not None:
         heads = read_head_options(config.eval.heads)

@@ -60,9 +60,9 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
             clips, measured = read_measured(context.output("evidence", row))
             found.setdefault(row, []).append(measured)
     draws = draw(len(clips), size.trainings, DRAWS, SEED)
-    content = {**summarise(tier, found, draws), "labels": labels}
+    content = {**summarise(tier, found, draws), "boxes": boxes_in_words(config), "labels": labels}
     write_json(out / "evidence.json", content)
-    tables = markdown(content, config, size, len(clips))
+    tables = markdown(content, size, len(clips))
     with replacing(path) as temporary:
         temporary.write_text(f"{words[: words.index(MARK)]}{MARK}\n\n{tables}", encoding="utf-8")
     return path
@@ -124,7 +124,7 @@ def _shown(values: np.ndarray) -> dict[str, Any]:
     return {"diff": float(values[0]), "ci": list(interval(values)), "detectable": detectable(values)}
 
 
-def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, clips: int) -> str:
+def markdown(content: Mapping[str, Any], tier: Tier, clips: int) -> str:
     """The tables of docs/evidence.md."""
     seeds = "one training a row"
     if tier.trainings > 1:
@@ -132,7 +132,7 @@ def markdown(content: Mapping[str, Any], config: PipelineConfig, tier: Tier, cli
     lines = [
         f"## Tier `{content['tier']}`",
         "",
-        f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {boxes_in_words(config)}; "
+        f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {content['boxes']}; "
         f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
         f"Digests of the clips' labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",

@@ -13,7 +13,7 @@ from stages.console import size_words, text_lines
 from stages.run import ASIDE, STAGES, check_before, check_owner, compare, expected_record, stages_of
 from stages.stage import Context, Stage
 from store.attempts import started
-from store.errors import CorruptData, NotCommitted, RecordMismatch, TrainingError
+from store.errors import CorruptData, NotCommitted, RecordMismatch
 from store.folder import Commit, StageFolder
 from store.record import Record, difference
 
@@ -88,7 +88,7 @@ def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
     changes = difference(in_force, record) if in_force is not None and others else []
     try:
         units = stage.units(context, False)
-    except (NotCommitted, TrainingError) as error:  # crops without a train split
+    except NotCommitted as error:
         return Found(None, changes=changes, waits=_first_line(error), broken=broken)
     found = Found(units, changes=changes, broken=broken)
     found.damaged = {unit: damaged[unit] for unit in units if unit in damaged}
@@ -118,9 +118,15 @@ def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
 
 
 def _as_made(stage: Stage, context: Context) -> Stage:
-    """Of stages whose units are rows, one of those that were ever made: no other rows are asked for here."""
-    if stage.by_video or stage.name not in ASIDE:
+    """Of stages whose units are rows, one of those that were ever made: no other rows are asked for here.
+
+    Of crops none, where no video has a train split any more.
+    """
+    if stage.name not in ASIDE:
         return stage
+    if stage.by_video:
+        none = not any("train" in ref.ranges for ref in context.all_videos)
+        return replace(stage, units=lambda context, everything: []) if none else stage
     folder, record = context.folder(stage.name), expected_record(stage, context.config)
     records = [record] if (in_force := _record_in_force(folder)[0]) is None else [record, in_force]
     made = list(dict.fromkeys(unit for known in records for unit in folder.committed(known)))

@@ -21,6 +21,7 @@ from glpose.models.checkpoints import (
     load_cascade_rcnn,
     load_heads,
     load_hrnet,
+    read_head_options,
     read_metadata,
     read_state_dict,
     resolve_checkpoint,
@@ -380,3 +381,12 @@ def test_what_ships_goes_together() -> None:
     detector = load_cascade_rcnn(resolve_checkpoint("demo-detector"))
     assert detector.num_classes == 1 and detector.size == (480, 288)
     assert sum(resolve_checkpoint(name).stat().st_size for name in SHIPPED) < 25e6
+
+
+def test_malformed_words_about_heads_are_told(tmp_path: Path) -> None:
+    path = resolve_checkpoint("demo-heads")
+    metadata = {**read_metadata(path), "heads": '{"k": "many"}'}
+    save_checkpoint(tmp_path / "odd.safetensors", read_state_dict(path), metadata)
+    with pytest.raises(CheckpointError, match="what it says of its heads is malformed"):
+        read_head_options(tmp_path / "odd.safetensors")
+    assert read_head_options("demo-heads").n == 6

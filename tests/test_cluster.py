@@ -180,6 +180,12 @@ def test_no_scheduler_there(quiet: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "is it running, and its port open (cluster.address)?" in printed and "Traceback" not in printed
 
 
+def test_what_workers_make_of_a_video_is_made_of_that_video_alone() -> None:
+    """So that they need not list the data set for it; clips that are drawn are no videos yet."""
+    assert {name for name, stage in STAGES.items() if stage.distributed and not stage.by_video} <= {"render"}
+    assert all(STAGES[name].by_video for name in ("detect", "extract", "crops", "index"))
+
+
 def test_workers_that_see_other_folders_are_told(crew: str, quiet: Path, tmp_path: Path) -> None:
     config = context(write_pipeline(quiet)).config
     stage = STAGES["detect"]

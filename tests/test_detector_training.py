@@ -314,6 +314,15 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_gradient_that_is_no_number_stops_it_before_a_weight_is(tmp_path: Path) -> None:
+    model = new_detector(SMALL)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    dict(model.named_parameters())["rpn.head.cls_logits.bias"].register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (inf|nan) at step 0: lower train_detector\.lr"):
+        train(SMALL, red_boxes(), tmp_path / "state", model=model)
+    assert all((tensor == before[name]).all() for name, tensor in model.named_parameters())
+
+
 def test_starting_from_other_weights_keeps_the_person(tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = CascadeRCNN("resnet18_half", num_classes=4)

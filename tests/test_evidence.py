@@ -174,6 +174,7 @@ def test_the_command_trains_rows_and_writes_tables(
     text = path.read_text()
     assert text.startswith("# What was found\n\nNothing yet.\n") and "old tables" not in text
     content = json.loads((out / "evidence.json").read_text())
+    assert content["boxes"] == "annotations" and f"boxes: {content['boxes']};" in text
     assert content["tier"] == "tiny" and all(f"`{digest}`" in text for digest in content["labels"].values())
     assert [row["name"] for row in content["rows"]] == list(rows)
     for row in content["rows"]:

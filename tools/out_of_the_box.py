@@ -1,10 +1,10 @@
-"""How well the weights that ship do on the eval split of a data set, as a row of Markdown: what `predict` would find.
+"""How well the weights that ship do on a data set's eval split, in annotated boxes and by `predict`: rows of Markdown.
 
 python tools/out_of_the_box.py -p bonn --set data.root=DIR
 
 Only annotated frames are looked at. A joint that the data set and the weights both have is right within 0.1 of the
-larger side of the extent of the person's joints: found by the network alone in annotated boxes, and by `predict` with
-boxes of its own. There a person is the box that overlaps most, by an IoU of 0.5; who has none is found nowhere.
+larger side of the extent of these joints of the person: found by the network alone in annotated boxes, and by `predict`
+of these frames with boxes of its own, which are matched one to one, by an IoU of 0.5; who has none is found nowhere.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def configuration() -> str:
         "Options stand in [`pipelines.yaml`](../pipelines.yaml), in a pipeline or under `defaults`, and are changed "
         "for one run with `--set key=value`; lists and blocks are YAML: `--set 'extract.crop_size=[384, 288]'`. "
         "`glpose-stage config -p NAME` prints them as a pipeline has them. Unknown keys are refused with the nearest "
-        "valid name. All are part of a stage's record but `runtime`, `cluster` and those whose meaning says otherwise.",
+        "valid name. What changes a stage's outputs is in its record; `runtime` and `cluster` never are.",
         "",
         "| option | values | default | meaning |",
         "|---|---|---|---|",

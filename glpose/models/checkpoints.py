@@ -255,9 +255,8 @@ def read_heads_metadata(path: str | Path) -> dict[str, str]:
 
 def read_head_options(path: str | Path) -> HeadOptions:
     """What heads are like, as `train` saved them. CheckpointError where the file holds none, or they are malformed."""
-    text = read_heads_metadata(path)["heads"]
     try:
-        return HeadOptions.model_validate_json(text)
+        return HeadOptions.model_validate_json(read_heads_metadata(path)["heads"])
     except ValueError as error:  # pydantic's
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: what it says of its heads is malformed ({reason}); train again") from None
