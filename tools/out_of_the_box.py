@@ -3,8 +3,9 @@
 python tools/out_of_the_box.py -p bonn --set data.root=DIR
 
 Only annotated frames are looked at. A joint that the data set and the weights both have is right within 0.1 of the
-larger side of the extent of these joints of the person: found by the network alone in annotated boxes, and by `predict`
-of these frames with boxes of its own, which are matched one to one, by an IoU of 0.5; who has none is found nowhere.
+larger side of the extent of these joints of the person: found by the network alone in boxes as annotated, and by
+`predict` of these frames with boxes of its own, which are matched one to one, by an IoU of 0.5; who has none is found
+nowhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 
 from glpose.data.annotations import keypoint_boxes
@@ -25,13 +25,13 @@ from glpose.keypoints import POSETRACK, JointSet
 from glpose.metrics.recall_by_tag import EXTENT_SHARE
 from glpose.options import PredictOptions, RuntimeOptions
 from glpose.predictor import Predictor
-from glpose.single_frame import load_single_frame, predict_frames
+from glpose.runtime import choose_device
+from glpose.single_frame import SingleFrame, load_single_frame, predict_frames
 from stages.config import find_config, load_pipeline
 from stages.stage import Context
 from store.tables import BOX
 
 ALIASES = {"neck": "head_bottom"}  # of JHMDB
-CROP_SIZE, CROP_SCALE = (192, 144), 1.25  # of the weights that ship
 
 
 def shared_joints(joints: JointSet) -> tuple[list[int], list[int]]:
@@ -41,7 +41,7 @@ def shared_joints(joints: JointSet) -> tuple[list[int], list[int]]:
     return theirs, [POSETRACK.joints.index(names[number]) for number in theirs]
 
 
-def measure(video: Video, predictor: Predictor) -> np.ndarray:
+def measure(video: Video, network: SingleFrame, predictor: Predictor) -> np.ndarray:
     """Counts of one video: (people, found, joints, right in annotated boxes, right by predict)."""
     notes = video.annotations
     assert notes is not None
@@ -57,8 +57,10 @@ def measure(video: Video, predictor: Predictor) -> np.ndarray:
         away = np.linalg.norm(poses[:, ours, :2] - truth[rows, :, :2], axis=-1)
         return int(((away <= within[rows, None]) & (truth[rows, :, 2] > 0)).sum())
 
-    network = load_single_frame("demo", POSETRACK, torch.device("cpu"))
-    alone = predict_frames(network, video.frames, frame, boxes, CROP_SIZE, CROP_SCALE, batch_size=32)
+    how = predictor.extract
+    alone = predict_frames(
+        network, video.frames, frame, boxes, how.crop_size, how.crop_scale, predictor.runtime.batch_size
+    )
     with tempfile.TemporaryDirectory() as work:
         prediction = predictor.predict(video, Path(work), lambda *_: None)
     table, size = prediction.table, video.frames.size()
@@ -78,9 +80,11 @@ def main(
 ) -> None:
     """Print the row of a pipeline's data set."""
     context = Context(load_pipeline(find_config(None), pipeline, settings), videos)
-    predictor = Predictor(PredictOptions(min_score=least), RuntimeOptions())
+    options, runtime = PredictOptions(min_score=least), RuntimeOptions()
+    network = load_single_frame(options.backbone, POSETRACK, choose_device(runtime))
+    predictor = Predictor(options, runtime)
     chosen = [ref for ref in context.videos if "eval" in ref.ranges]
-    counts = np.sum([measure(open_video(ref), predictor) for ref in chosen], axis=0)
+    counts = np.sum([measure(open_video(ref), network, predictor) for ref in chosen], axis=0)
     people, found, joints, alone, predicted = counts.tolist()
     print("| data set | people | found | network alone, annotated boxes | `predict` |\n|---|---|---|---|---|")
     print(
