@@ -622,7 +622,7 @@ class TrainDetectorOptions(Options):
     architecture: str = Field(
         default="resnet18_half", description="of a new network: resnet18_half, resnet18_narrow, resnet50, ..."
     )
-    init: Path | None = Field(
+    init: str | None = Field(
         default=None, description="checkpoint to start from, mmdetection's or one of these; sets the architecture"
     )
     size: tuple[int, int] = Field(

@@ -22,7 +22,7 @@ from glpose.detector_training import held_out_ap, new_detector, train_detector
 from glpose.keypoints import POSETRACK
 from glpose.models.cascade_losses import People, cascade_losses, draw, match
 from glpose.models.cascade_rcnn import CascadeRCNN, decode_boxes, encode_boxes, to_input
-from glpose.models.checkpoints import save_checkpoint
+from glpose.models.checkpoints import load_cascade_rcnn, save_checkpoint
 from glpose.options import TrainDetectorOptions
 from glpose.rendered_frames import rendered_frames, to_detect
 from store.errors import CheckpointError, StoreError, TrainingError
@@ -327,7 +327,7 @@ def test_starting_from_other_weights_keeps_the_person(tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = CascadeRCNN("resnet18_half", num_classes=4)
     save_checkpoint(tmp_path / "given.safetensors", given.state_dict(), {})
-    options = SMALL.model_copy(update={"init": tmp_path / "given.safetensors", "steps": 1})
+    options = SMALL.model_copy(update={"init": str(tmp_path / "given.safetensors"), "steps": 1})
     model = new_detector(options)
     old, new = given.state_dict(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for stage in range(3):
@@ -339,6 +339,12 @@ def test_starting_from_other_weights_keeps_the_person(tmp_path: Path) -> None:
     changed = {name for name in trained if not torch.equal(trained[name], new[name])}
     assert "backbone.body.conv1.weight" in changed
     assert not any("running" in name for name in changed)  # batch norms are frozen where a training starts from weights
+
+
+def test_starting_from_the_detector_that_ships_by_its_name() -> None:
+    options = TrainDetectorOptions.model_validate({"init": "demo-detector", "size": (96, 64)})
+    shipped = load_cascade_rcnn("demo-detector").state_dict()
+    assert all(torch.equal(tensor, shipped[name]) for name, tensor in new_detector(options).state_dict().items())
 
 
 def test_a_new_network_learns_its_statistics(tmp_path: Path) -> None:
