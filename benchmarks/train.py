@@ -105,10 +105,10 @@ def step_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     ready = ready_batch(gather())
 
     def stored() -> None:
-        train_step(trainee, gather(), 1e-3, RECIPE, Ranks())
+        train_step(trainee, gather(), RECIPE, Ranks())
 
     def bare() -> None:
-        train_step(trainee, ready, 1e-3, RECIPE, Ranks())
+        train_step(trainee, ready, RECIPE, Ranks())
 
     theirs, ours, gathering = cpu_seconds(bare, stored, gather, repeats=repeats)
     note = f"{BATCH} samples: bare {theirs:.3f} s, from the store {ours:.3f} s, of which gathering {gathering:.3f} s"
@@ -138,10 +138,10 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
         own = make_batch(examples, portion, small, False, RECIPE, (0,))
         key, local, references = (part.clone() for part in (maps[:, 0], maps[:, 1:9], maps[:, 9:]))
         inputs = replace(own.inputs, key=key, local=local, references=references)
-        train_step(trainee, Batch(inputs, own.points, own.weight, own.targets), 1e-3, RECIPE, Ranks())
+        train_step(trainee, Batch(inputs, own.points, own.weight, own.targets), RECIPE, Ranks())
 
     def stored() -> None:
-        train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), 1e-3, RECIPE, Ranks())
+        train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), RECIPE, Ranks())
 
     theirs, ours = cpu_seconds(in_loop, stored, repeats=min(repeats, 3))
     a_sample = theirs / LOOP_BATCH, ours / len(batch)

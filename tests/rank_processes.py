@@ -46,7 +46,8 @@ def gradient(examples: Examples, ranks: Ranks, rows: np.ndarray, own: TrainOptio
     trainee = new_trainee(examples, HEADS, own, ranks)
     trainee.trained.model.eval()
     (portion,) = portions(examples, {"only": HEADS}, own.model_copy(update={"redraw_pool": False}), INDEX, 99, {1: 1})
-    train_step(trainee, make_batch(examples, portion, rows, False, own, (0,)), 0.0, own, ranks)
+    trainee.set_rate(0.0)
+    train_step(trainee, make_batch(examples, portion, rows, False, own, (0,)), own, ranks)
     return [parameter.grad.clone() for parameter in trainee.trained.model.parameters() if parameter.grad is not None]
 
 

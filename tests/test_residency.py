@@ -224,11 +224,12 @@ def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) ->
     drawn = []
     heads = {"own": own.config.train.heads}
     for portion in portions(examples, heads, options, own.config.index, 4, {1: 4, 2: 4}):
-        drawn.append(portion.views.tolist())
+        views = portion.samples.view.tolist()
+        drawn.append(views)
         rows = np.concatenate(portion.batches)
         batch = make_batch(examples, portion, rows, False, options, (0,))
         for place, row in enumerate(rows):
-            at, view = split.table.iloc[row], int(portion.views[row])
+            at, view = split.table.iloc[row], views[row]
             features = opened.features(at["video"])
             number = int(at["proposal"])
             key = torch.from_numpy(features.key([number], [view])[0, 0])
@@ -245,7 +246,7 @@ def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) ->
             inside = ((points >= 0) & (points < [12, 16])).all(axis=1) & (joints[:, 2] > 0)
             np.testing.assert_array_equal(batch.weight[place] > 0, inside)
             np.testing.assert_allclose(batch.points[place][inside], points[inside], atol=1e-4)
-        references, similarity = portion.references
+        references, similarity = portion.samples.references, portion.samples.similarity
         assert torch.isfinite(similarity[:, 0]).all()
         held = portion.window.features.key
         clean = held.take(references[:, 0])

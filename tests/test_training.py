@@ -94,15 +94,17 @@ def test_seed_sets_the_first_weights() -> None:
 def test_every_epoch_has_its_own_order_and_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     features, seen, pools = problem({"a": 5}), [], []
 
-    def inputs(window: Any, references: Any, rows: np.ndarray, products: bool, view: Any = 0) -> Any:
+    positions = batches.Portion.positions
+
+    def asked(portion: batches.Portion, rows: np.ndarray) -> torch.Tensor:
         seen.append(rows.tolist())
-        return head_inputs(window, references, rows, products, view)
+        return positions(portion, rows)
 
     def draw(gallery: Gallery, videos: list[str], index: IndexOptions, n: int, epoch: int) -> References:
         pools.append((videos, n, epoch))
         return draw_references(gallery, videos, index, n, epoch)
 
-    monkeypatch.setattr(batches, "head_inputs", inputs)
+    monkeypatch.setattr(batches.Portion, "positions", asked)
     monkeypatch.setattr(batches, "draw_references", draw)
     for seed in (0, 0, 1):
         trained(features, seed=seed, epochs=3, batch_size=4)
