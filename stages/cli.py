@@ -180,6 +180,7 @@ def evidence(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
         "docs"
     ),
+    force: Force = False,
 ) -> None:
     """Find out on rendered clips what helps: train the rows, their controls, and write tables with intervals."""
     context = _context(pipeline, config, settings, "*")
@@ -188,7 +189,7 @@ def evidence(
     from stages.evidence_report import evidence as find_evidence
 
     console = Console()
-    console.print(f"{find_evidence(context.config, tier, out, console, rows=rows)}", highlight=False)
+    console.print(f"{find_evidence(context.config, tier, out, console, rows=rows, force=force)}", highlight=False)
 
 
 @app.command()

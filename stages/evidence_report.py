@@ -12,11 +12,12 @@ from rich.console import Console
 from glpose.data.rendered.sets import labels_digest
 from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRAIN_CLIPS, TRENDS, Tier
 from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
+from glpose.models.checkpoints import read_metadata
 from stages.config import PipelineConfig
 from stages.console import say
 from stages.detect import boxes_in_words
 from stages.evidence import read_measured
-from stages.pretrain import pretrain
+from stages.pretrain import pretrain, recipe_of
 from stages.run import STAGES, run_stage, run_stages, stages_of
 from stages.stage import Context, split_videos
 from stages.together import refuse_torchrun
@@ -29,11 +30,14 @@ SEED = 2022  # of the draws
 SPLITS = ("train", "eval")
 
 
-def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, rows: str | None = None) -> Path:
+def evidence(
+    config: PipelineConfig, tier: str, out: Path, console: Console, *, rows: str | None = None, force: bool = False
+) -> Path:
     """Make what is missing of a tier, and write out/evidence.json and out/evidence.md, which is returned.
 
-    rows: shell patterns; only these, and comparisons among them. ConfigError for a tier or a row that does not exist.
-    What the Markdown file holds above its mark is kept.
+    rows: shell patterns; only these, and comparisons among them. force: make anew what was made with other parameters,
+    backbones excepted. ConfigError for a tier or a row that does not exist. What the Markdown file holds above its mark
+    is kept.
     """
     refuse_torchrun()
     if tier not in TIERS:
@@ -52,9 +56,9 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
         context = Context(own)
         stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
         say(console, f"[{tier}, training {number + 1} of {size.trainings}] {own.work}")
-        run_stages(stages, context, console)
+        run_stages(stages, context, console, force=force)
         context = Context(own)
-        run_stage(STAGES["evidence"], context, console)
+        run_stage(STAGES["evidence"], context, console, force=force)
         labels = {split: labels_digest(context.video(v).path for v in split_videos(context, split)) for split in SPLITS}
         for row in STAGES["evidence"].units(context, True):
             clips, measured = read_measured(context.output("evidence", row))
@@ -71,7 +75,8 @@ def evidence(config: PipelineConfig, tier: str, out: Path, console: Console, *, 
 def _of_training(config: PipelineConfig, rows: str, number: int, console: Console) -> PipelineConfig:
     """The pipeline of one training: its clips, its seed, and after the first a backbone of its own.
 
-    Work folders lie beside the pipeline's own, which stays free for its other commands.
+    Work folders lie beside the pipeline's own, which stays free for its other commands. StoreError where such a
+    backbone is there and was trained with other options.
     """
     work = config.work.with_name(f"{config.work.name}-{number}")
     changes: dict[str, Any] = {
@@ -82,10 +87,14 @@ def _of_training(config: PipelineConfig, rows: str, number: int, console: Consol
     }
     if number:
         path = Path(f"{work}.safetensors")
+        recipe = config.pretrain.model_copy(update={"seed": config.pretrain.seed + number})
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            recipe = config.pretrain.model_copy(update={"seed": config.pretrain.seed + number})
             pretrain(Context(config.model_copy(update={"pretrain": recipe})), path, console)
+        elif read_metadata(path).get("recipe") != recipe_of(recipe):
+            raise StoreError(
+                f"{path} was trained with other options: delete it, or choose other folders (--set work=DIR)"
+            )
         changes["extract"] = config.extract.model_copy(update={"checkpoint": str(path)})
     return config.model_copy(update=changes)
 

@@ -57,7 +57,7 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     elif held_out and options.eval_people:
         figures["pck"] = held_out_pck(options, model, held_out, device)
     metadata = {
-        "recipe": options.model_copy(update={"loss": options.loss_taken}).model_dump_json(),
+        "recipe": recipe_of(options),
         "joints": people.joints.name,
         "joint_names": json.dumps(people.joints.joints),
         **{name: f"{value:.1f}" for name, value in figures.items() if math.isfinite(value)},
@@ -67,6 +67,11 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     state.unlink(missing_ok=True)
     say(console, f"{out}: HRNet-W{options.width}, {_words(options, figures)}")
     return out
+
+
+def recipe_of(options: PretrainOptions) -> str:
+    """What a checkpoint's metadata says of its training: the options, and the loss that null stands for."""
+    return options.model_copy(update={"loss": options.loss_taken}).model_dump_json()
 
 
 def _rendered(context: Context, console: Console) -> list[Person]:

@@ -26,7 +26,7 @@ from stages.evidence import read_measured, row_references
 from stages.evidence_report import MARK, evidence
 from stages.run import STAGES, run_stages
 from stages.train import load_split
-from store.errors import ConfigError, StoreError
+from store.errors import ConfigError, RecordMismatch, StoreError
 from store.tables import BOX
 
 JOINTS = 15
@@ -201,6 +201,16 @@ def test_the_command_trains_rows_and_writes_tables(
     again = io.StringIO()
     evidence(own, "tiny", out, Console(file=again, width=200))
     assert "evidence 5 done, 0 to do" in again.getvalue() and (out / "evidence.md").read_text() == text
+    # what was made otherwise is made again where that is asked for; backbones are not overwritten
+    other = own.model_copy(update={"train": own.train.model_copy(update={"lr": 0.002})})
+    with pytest.raises(RecordMismatch, match=r"train\.lr"):
+        evidence(other, "tiny", out, Console(quiet=True), rows="single")
+    remade = io.StringIO()
+    evidence(other, "tiny", tmp_path, Console(file=remade, width=200), rows="single", force=True)
+    assert remade.getvalue().count("single: AP") == 2
+    other = own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"lr": 0.002})})
+    with pytest.raises(StoreError, match=r"-1\.safetensors was trained with other options"):
+        evidence(other, "tiny", tmp_path, Console(quiet=True), rows="single", force=True)
     # references nearest in pose make another row than those most similar
     assert by_name["oracle"] != {**by_name["glpose"], "name": "oracle"}
 
