@@ -6,14 +6,12 @@ changed. `docs/evidence.md` is written from this file and what was measured.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from glpose.models.glpose import single_frame
 from glpose.options import HeadOptions, IndexOptions
-from store.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,6 @@ _ALL = [
     Row("head_input_s", "heatmaps from the aggregate, as the text of § 3.4 has it", {"head_input": "S"}),
 ]
 ROWS = {row.name: row for row in _ALL}
-
-
-def choose_rows(patterns: str) -> list[Row]:
-    """Rows by shell patterns, separated by commas. ConfigError for a pattern that no row matches."""
-    wanted = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in wanted:
-        if not fnmatch.filter(ROWS, pattern):
-            raise ConfigError(f"no row of the evidence is called {pattern!r}; there are {', '.join(ROWS)}")
-    return [row for name, row in ROWS.items() if any(fnmatch.fnmatch(name, pattern) for pattern in wanted)]
 
 
 COMPARISONS = (

@@ -16,6 +16,7 @@ from glpose.geometry import crop_affine, crop_frames, frame_to_heatmap, heatmap_
 from glpose.heatmaps import STRIDE, decode_argmax
 from glpose.keypoints import JointSet
 from glpose.labelled_people import LabelledPeople, Person
+from glpose.metrics.posetrack_files import HEAD_FACTOR
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
@@ -117,7 +118,7 @@ def held_out_pckh(options: PretrainOptions, model: HRNet, device: torch.device, 
         if not len(labels):
             continue
         corners = labels.head_boxes[:, 2:] - labels.head_boxes[:, :2]
-        head = 0.6 * np.linalg.norm(corners, axis=1)
+        head = HEAD_FACTOR * np.linalg.norm(corners, axis=1)
         distance = _distances(network, options, [image] * len(labels), labels.boxes, labels.keypoints)
         for flag, found in hits.items():
             # joints beyond the crop cannot be found

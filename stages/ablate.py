@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glpose.options import index_problem
-from glpose.tables.ablation import Row, choose_rows, table_rows
+from glpose.row_names import choose_names
+from glpose.tables.ablation import Row, table_rows
 from glpose.training import Trained
 from stages import train
 from stages.config import PipelineConfig
@@ -38,7 +39,9 @@ def asked_rows(config: PipelineConfig) -> list[Row]:
 
     ConfigError for a row that does not exist, or that needs more than is stored.
     """
-    rows = choose_rows(all_rows(config), config.ablate.rows)
+    every = all_rows(config)
+    names = choose_names([row.name for row in every], config.ablate.rows, "the ablation", "--rows, ablate.rows")
+    rows = [row for row in every if row.name in names]
     for row in rows:
         _check_reach(row, config)
     return rows

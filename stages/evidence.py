@@ -15,7 +15,7 @@ from glpose.data.dataset import joint_set, open_video
 from glpose.data.truth import truth_of
 from glpose.data.windows import SplitFeatures
 from glpose.evaluation import predict_poses
-from glpose.evidence import ROWS, choose_rows
+from glpose.evidence import ROWS
 from glpose.examples import Examples, make_examples
 from glpose.metrics.posetrack import Samples, pair_folders, score_video
 from glpose.metrics.posetrack_files import read_video
@@ -24,6 +24,7 @@ from glpose.metrics.resampling import Measured
 from glpose.options import IndexOptions
 from glpose.references import References, references_of
 from glpose.retrieval import make_gallery
+from glpose.row_names import choose_names
 from glpose.scoring import GROUND_TRUTH, PREDICTIONS, score_posetrack
 from glpose.training import train_heads
 from glpose.training_log import Progress
@@ -59,7 +60,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def units(context: Context, everything: bool) -> list[str]:
     """Names of the rows that are asked for."""
-    return [row.name for row in choose_rows(context.config.evidence.rows)]
+    return choose_names(list(ROWS), context.config.evidence.rows, "the evidence", "--rows")
 
 
 def inputs(context: Context, unit: str) -> str:

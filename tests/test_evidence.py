@@ -15,7 +15,7 @@ from small_pipelines import RENDERED, context, glpose_stage, write_pipeline
 
 from glpose import evidence as evidence_rows
 from glpose.data.dataset import open_video
-from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier, choose_rows
+from glpose.evidence import COMPARISONS, ROWS, TIERS, TRENDS, Tier
 from glpose.metrics.posetrack import Samples, precision_recall
 from glpose.metrics.resampling import Measured, detectable, draw, interval, over_draws, slopes
 from glpose.models.checkpoints import read_metadata
@@ -137,12 +137,6 @@ def test_rows_comparisons_and_trends_fit_together() -> None:
     assert ("glpose", "copies") in pairs and len(TIERS["small"].rows) == 6 and TIERS["small"].trainings == 1
 
 
-def test_rows_are_chosen_by_pattern() -> None:
-    assert [row.name for row in choose_rows("k=*, single")] == ["single", "k=1", "k=2", "k=3"]
-    with pytest.raises(ConfigError, match="no row of the evidence is called 'k=9'"):
-        choose_rows("single,k=9")
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {"k": 1, "n": 2, "blocks": 1}
@@ -229,6 +223,8 @@ def test_wrong_tiers_pipelines_and_files_are_told(
     with pytest.raises(StoreError, match="has no line"):
         evidence(own.model_copy(update={"work": tmp_path / "work"}), "tiny", tmp_path, Console(quiet=True))
     assert not (tmp_path / "work").exists()  # told before anything is made
+    with pytest.raises(ConfigError, match=r"the evidence has no row 'k=9' .*; did you mean 'k="):
+        evidence(own, "tiny", tmp_path / "new", Console(quiet=True), rows="single,k=9")
     code, printed = glpose_stage(config, "evidence", "--tier", "none")
     assert code == 2 and "no tier 'none'" in printed
 

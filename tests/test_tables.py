@@ -16,7 +16,8 @@ from glpose.extraction import local_offsets
 from glpose.keypoints import POSETRACK
 from glpose.models.glpose import GLPoseHeads, single_frame
 from glpose.options import AblateOptions, HeadOptions
-from glpose.tables.ablation import Row, ablation_table, choose_rows, curve, table_rows
+from glpose.row_names import choose_names
+from glpose.tables.ablation import Row, ablation_table, curve, table_rows
 from glpose.tables.comparison import Ours, comparison_table
 from glpose.tables.costs import backbone_flops, cost_table, count_flops, head_costs
 from glpose.tables.figures import figures, mean_of, spread_of
@@ -29,6 +30,7 @@ from store.schema import FeatureSchema
 GROUPS = tuple(POSETRACK.groups)
 
 ROWS = table_rows(HeadOptions(), AblateOptions())
+NAMES = [row.name for row in ROWS]
 W48 = FeatureSchema(channels=48, height=96, width=72, stride=4, offsets=(), backbone="hrnet_w48", space="x")
 
 
@@ -77,11 +79,11 @@ def test_every_row_changes_one_option_of_the_pipelines_own_heads() -> None:
         ("k=[01]", ["k=0", "k=1"]),
         (" head=mlp, complete,head=mlp ", ["complete", "head=mlp"]),
         ("enhancement=*", ["enhancement=no"]),
-        ("*", [row.name for row in ROWS]),
+        ("*", NAMES),
     ],
 )
 def test_rows_by_name(patterns: str, names: list[str]) -> None:
-    assert [row.name for row in choose_rows(ROWS, patterns)] == names
+    assert choose_names(NAMES, patterns, "the ablation", "--rows") == names
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_rows_by_name(patterns: str, names: list[str]) -> None:
 )
 def test_unknown_rows_are_refused(patterns: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        choose_rows(ROWS, patterns)
+        choose_names(NAMES, patterns, "the ablation", "--rows")
 
 
 def test_means_and_spreads_by_hand() -> None:

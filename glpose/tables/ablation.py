@@ -6,8 +6,6 @@ Every row changes one option of the pipeline's own heads, the complete model. Wi
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,6 @@ from glpose.options import AblateOptions, HeadOptions
 from glpose.tables.figures import MEAN, Figures, mean_of, spread_of, title_of
 from glpose.tables.published import ABLATION, FOOTNOTES, published
 from glpose.tables.table import Cell, Column, Table
-from store.errors import ConfigError
 
 COMPLETE = "complete"
 HEADS = {"mlp": "MLP", "3x3": "3x3", "5x5": "5x5"}  # heads.head -> what the paper calls it
@@ -50,22 +47,6 @@ def table_rows(heads: HeadOptions, options: AblateOptions) -> list[Row]:
         changed = heads.model_copy(update=change)
         rows.append(Row(name, label, changed, first.setdefault(changed, name)))
     return rows
-
-
-def choose_rows(rows: Sequence[Row], patterns: str) -> list[Row]:
-    """Rows whose name matches any of these shell patterns, separated by commas. ConfigError for one without a row."""
-    names = [row.name for row in rows]
-    chosen: set[str] = set()
-    for pattern in filter(None, map(str.strip, patterns.split(","))):
-        matched = fnmatch.filter(names, pattern)
-        if not matched:
-            near = difflib.get_close_matches(pattern, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            raise ConfigError(f"the ablation has no row {pattern!r} (--rows, ablate.rows); {hint}")
-        chosen.update(matched)
-    if not chosen:
-        raise ConfigError(f"no row is asked for (--rows, ablate.rows); there are {', '.join(names)}")
-    return [row for row in rows if row.name in chosen]
 
 
 def ablation_table(
