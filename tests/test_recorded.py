@@ -10,11 +10,15 @@ import pytest
 import torch
 from training_problem import HEADS, INDEX, JOINT_SET, drawn, held, options, problem, trained
 
-from glpose import training
+from glpose import pretraining, training
 from glpose.data.windows import SplitFeatures
 from glpose.examples import make_examples
-from glpose.options import HeadOptions
+from glpose.keypoints import POSETRACK
+from glpose.labelled_people import LabelledPeople
+from glpose.options import HeadOptions, PretrainOptions
+from glpose.pretraining import new_network, pretrain
 from glpose.recorded import EAGER, Recorded
+from glpose.rendered_frames import rendered_frames, rendered_people
 from glpose.training import train_heads
 from glpose.training_log import Progress
 
@@ -71,6 +75,22 @@ def test_a_recorded_training_goes_on_from_where_it_was_interrupted(
         train_heads(examples, {"own": HEADS}, own, INDEX, stop, state=tmp_path / "state")
     resumed = train_heads(examples, {"own": HEADS}, own, INDEX, lambda progress: None, state=tmp_path / "state")["own"]
     assert [line.loss for line in resumed.log] == pytest.approx([line.loss for line in whole.log], rel=1e-3)
+
+
+def test_a_recorded_pretraining_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    options = PretrainOptions(width=8, crop_size=(64, 48), steps=8, batch_size=8, precision="float32", lr=1e-3)
+    people = LabelledPeople(options, rendered_people(rendered_frames("pretrain", 8, 2, lambda drawn: None)), POSETRACK)
+    device, losses = torch.device("cuda", torch.cuda.current_device()), {}
+    for name in ("recorded", "plain"):
+        if name == "plain":
+            monkeypatch.setattr(pretraining, "Recorded", lambda function: function)
+        told = losses[name] = list[float]()
+        pretrain(
+            options, people, new_network(options, POSETRACK), device, 1,
+            lambda step, steps, loss, told=told: told.append(loss), tmp_path / name,
+        )  # fmt: skip
+    assert losses["recorded"] == pytest.approx(losses["plain"], rel=1e-2) and len(losses["plain"]) == 8
 
 
 def test_what_is_returned_is_not_written_over() -> None:
