@@ -97,9 +97,9 @@ def train_heads(
         batch = gather(examples, features, Samples(*samples), own, affines, products, options)
         return torch.stack([train_step(trainee, batch, options, ranks) for trainee in trainees.values()])
 
-    step: Callable[..., Tensor] = learn
-    if examples.split.device.type == "cuda" and examples.split.residency.window is None and ranks.count == 1:
-        step = Recorded(learn)
+    whole = examples.split.residency.window is None and ranks.count == 1
+    recordable = whole and options.augment != "warp"  # warps are inverted, which waits for the device
+    step: Callable[..., Tensor] = Recorded(learn) if recordable and examples.split.device.type == "cuda" else learn
     with closing(one_ahead(portions(examples, variants, options, index, size, steps))) as windows:
         for portion in windows:
             lr = options.lr * options.gamma ** sum(milestone < portion.epoch for milestone in options.milestones)
