@@ -177,6 +177,7 @@ def evidence(
     rows: Annotated[
         str | None, typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,oracle.")
     ] = None,
+    trainings: Annotated[int | None, typer.Option(min=1, help="Only the first so many trainings of each row.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
         "docs"
     ),
@@ -189,7 +190,10 @@ def evidence(
     from stages.evidence_report import evidence as find_evidence
 
     console = Console()
-    console.print(f"{find_evidence(context.config, tier, out, console, rows=rows, force=force)}", highlight=False)
+    console.print(
+        f"{find_evidence(context.config, tier, out, console, rows=rows, trainings=trainings, force=force)}",
+        highlight=False,
+    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from glpose.data.rendered.sets import labels_digest
-from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRAIN_CLIPS, TRENDS, Tier
+from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRAIN_CLIPS, TRENDS
 from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
 from glpose.models.checkpoints import read_metadata
 from stages.config import PipelineConfig
@@ -31,13 +31,20 @@ SPLITS = ("train", "eval")
 
 
 def evidence(
-    config: PipelineConfig, tier: str, out: Path, console: Console, *, rows: str | None = None, force: bool = False
+    config: PipelineConfig,
+    tier: str,
+    out: Path,
+    console: Console,
+    *,
+    rows: str | None = None,
+    trainings: int | None = None,
+    force: bool = False,
 ) -> Path:
     """Make what is missing of a tier, and write out/evidence.json and out/evidence.md, which is returned.
 
-    rows: shell patterns; only these, and comparisons among them. force: make anew what was made with other parameters,
-    backbones excepted. ConfigError for a tier or a row that does not exist. What the Markdown file holds above its mark
-    is kept.
+    rows: shell patterns; only these, and comparisons among them. trainings: only the first so many of each. force: make
+    anew what was made with other parameters, backbones excepted. ConfigError for a tier or a row that does not exist.
+    What the Markdown file holds above its mark is kept.
     """
     refuse_torchrun()
     if tier not in TIERS:
@@ -45,17 +52,18 @@ def evidence(
     if config.data.kind != "rendered":
         raise ConfigError(f"the evidence is of rendered clips: pipeline {config.name!r} has {config.data.kind!r} data")
     path, size = out / "evidence.md", TIERS[tier]
+    count = size.trainings if trainings is None else min(trainings, size.trainings)
     words = path.read_text(encoding="utf-8") if path.exists() else f"# Evidence\n\n{MARK}\n"
     if MARK not in words:
         raise StoreError(f"{path} has no line {MARK!r} below which to write: delete it, or choose another --out")
     found: dict[str, list[Measured]] = {}
     clips: list[str] = []
     labels: dict[str, str] = {}
-    for number in range(size.trainings):
+    for number in range(count):
         own = _of_training(config, rows or ",".join(size.rows), number, console)
         context = Context(own)
         stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
-        say(console, f"[{tier}, training {number + 1} of {size.trainings}] {own.work}")
+        say(console, f"[{tier}, training {number + 1} of {count}] {own.work}")
         run_stages(stages, context, console, force=force)
         context = Context(own)
         run_stage(STAGES["evidence"], context, console, force=force)
@@ -63,10 +71,10 @@ def evidence(
         for row in STAGES["evidence"].units(context, True):
             clips, measured = read_measured(context.output("evidence", row))
             found.setdefault(row, []).append(measured)
-    draws = draw(len(clips), size.trainings, DRAWS, SEED)
+    draws = draw(len(clips), count, DRAWS, SEED)
     content = {**summarise(tier, found, draws), "boxes": boxes_in_words(config), "labels": labels}
     write_json(out / "evidence.json", content)
-    tables = markdown(content, size, len(clips))
+    tables = markdown(content, len(clips))
     with replacing(path) as temporary:
         temporary.write_text(f"{words[: words.index(MARK)]}{MARK}\n\n{tables}", encoding="utf-8")
     return path
@@ -133,16 +141,15 @@ def _shown(values: np.ndarray) -> dict[str, Any]:
     return {"diff": float(values[0]), "ci": list(interval(values)), "detectable": detectable(values)}
 
 
-def markdown(content: Mapping[str, Any], tier: Tier, clips: int) -> str:
-    """The tables of docs/evidence.md."""
-    seeds = "one training a row"
-    if tier.trainings > 1:
-        seeds = f"{tier.trainings} trainings a row, each on a backbone of its own"
+def markdown(content: Mapping[str, Any], clips: int) -> str:
+    """The tables of docs/evidence.md. clips: that rows were tested on."""
+    count = content["rows"][0]["seeds"]
+    seeds = "one training a row" if count == 1 else f"{count} trainings a row, each on a backbone of its own"
     lines = [
         f"## Tier `{content['tier']}`",
         "",
         f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {content['boxes']}; "
-        f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if tier.trainings > 1 else ''}.",
+        f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if count > 1 else ''}.",
         f"Digests of the clips' labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",
         "| row | | AP | | PCK@0.1 of hidden joints | |",

@@ -195,6 +195,12 @@ def test_the_command_trains_rows_and_writes_tables(
     again = io.StringIO()
     evidence(own, "tiny", out, Console(file=again, width=200))
     assert "evidence 5 done, 0 to do" in again.getvalue() and (out / "evidence.md").read_text() == text
+    once = json.loads(
+        evidence(own, "tiny", tmp_path, Console(quiet=True), trainings=1).with_suffix(".json").read_text()
+    )
+    assert [row["seeds"] for row in once["rows"]] == [1] * 5 and "one training a row" in (
+        tmp_path / "evidence.md"
+    ).read_text()
     # what was made otherwise is made again where that is asked for; backbones are not overwritten
     other = own.model_copy(update={"train": own.train.model_copy(update={"lr": 0.002})})
     with pytest.raises(RecordMismatch, match=r"train\.lr"):
