@@ -65,7 +65,7 @@ def random_examples(channels: int, height: int, width: int, count: int, device: 
 
 def epoch(examples: Examples, *, recorded: bool) -> None:
     """Train for an epoch."""
-    with patch.object(training, "Recorded", training.Recorded if recorded else lambda function: function):
+    with patch.object(training, "Recorded", training.Recorded if recorded else lambda function, device: function):
         training.train_heads(examples, {"own": HEADS}, RECIPE, INDEX, lambda progress: None)
     torch.cuda.synchronize()
 

@@ -97,11 +97,17 @@ def first_portion(examples: Examples) -> Portion:
     return portion
 
 
+def batch_of(examples: Examples, portion: Portion, rows: np.ndarray) -> Batch:
+    """The batch of some rows, gathered from the store's features."""
+    own = portion.positions(rows)
+    return make_batch(examples, portion.window.features, portion.samples, own, None, False, RECIPE)
+
+
 def step_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     """The step on a batch that is ready over the step that gathers its own."""
     portion = first_portion(examples)
     rows = portion.batches[0]
-    gather = partial(make_batch, examples, portion, rows, False, RECIPE, (0,))
+    gather = partial(batch_of, examples, portion, rows)
     ready = ready_batch(gather())
 
     def stored() -> None:
@@ -135,13 +141,13 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     def in_loop() -> None:
         with torch.inference_mode():
             maps = net.features(crops).contiguous().unflatten(0, (LOOP_BATCH, 15))
-        own = make_batch(examples, portion, small, False, RECIPE, (0,))
+        own = batch_of(examples, portion, small)
         key, local, references = (part.clone() for part in (maps[:, 0], maps[:, 1:9], maps[:, 9:]))
         inputs = replace(own.inputs, key=key, local=local, references=references)
         train_step(trainee, Batch(inputs, own.points, own.weight, own.targets), RECIPE, Ranks())
 
     def stored() -> None:
-        train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), RECIPE, Ranks())
+        train_step(trainee, batch_of(examples, portion, batch), RECIPE, Ranks())
 
     theirs, ours = cpu_seconds(in_loop, stored, repeats=min(repeats, 3))
     a_sample = theirs / LOOP_BATCH, ours / len(batch)

@@ -116,21 +116,6 @@ def _samples(examples: Examples, window: Window, references: tuple[Tensor, Tenso
     return Samples(place, *references, *drawn)
 
 
-def make_batch(
-    examples: Examples,
-    portion: Portion,
-    rows: np.ndarray,
-    products: bool,
-    options: TrainOptions,
-    warps: tuple[int, ...],
-) -> Batch:
-    """Gather samples, warp them if asked, and draw their targets. rows: (B,) of the split. warps: seed of the warps."""
-    affines = warps_of(examples, len(rows), options, warps)
-    return gather(
-        examples, portion.window.features, portion.samples, portion.positions(rows), affines, products, options
-    )
-
-
 def warps_of(examples: Examples, count: int, options: TrainOptions, seed: tuple[int, ...]) -> Tensor | None:
     """Warps of so many samples, on the device; None where none are asked for."""
     if options.augment != "warp":
@@ -140,7 +125,7 @@ def warps_of(examples: Examples, count: int, options: TrainOptions, seed: tuple[
     return drawn.to(examples.split.device)
 
 
-def gather(
+def make_batch(
     examples: Examples,
     features: ResidentFeatures,
     samples: Samples,
@@ -149,9 +134,9 @@ def gather(
     products: bool,
     options: TrainOptions,
 ) -> Batch:
-    """The batch of some of a window's samples, by work on the device alone. own: (B,) positions among the samples.
+    """Gather some of a window's samples, warp them if asked, and draw their targets, by work on the device alone.
 
-    affines: `warps_of` them. products: whether any heads weigh channels apart.
+    own: (B,) positions among the samples. affines: `warps_of` them. products: whether any heads weigh channels apart.
     """
     size = (examples.split.schema.height, examples.split.schema.width)
     place, references, similarity, view, points, weight = (values[own] for values in samples)

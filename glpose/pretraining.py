@@ -100,7 +100,7 @@ def pretrain(
         loss.backward()
         return loss.detach()
 
-    compute = Recorded(gradients) if device.type == "cuda" else gradients
+    compute = Recorded(gradients, device) if device.type == "cuda" else gradients  # batches are all of one size
     with closing(people.batches(done, workers)) as batches:
         for step, batch in enumerate(batches, start=done):
             images = normalise(torch.from_numpy(batch.crops).to(device))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glpose.ahead import one_ahead
-from glpose.batches import Batch, Portion, Samples, gather, plan_epoch, portions, warps_of
+from glpose.batches import Batch, Portion, Samples, make_batch, plan_epoch, portions, warps_of
 from glpose.data.resident import ResidentFeatures, positions_within
 from glpose.examples import Examples
 from glpose.heatmaps import scaled_sigma
@@ -94,12 +94,13 @@ def train_heads(
     meter = Meter(list(variants), options.epochs, report)
 
     def learn(features: ResidentFeatures, own: Tensor, affines: Tensor | None, *samples: Tensor) -> Tensor:
-        batch = gather(examples, features, Samples(*samples), own, affines, products, options)
+        batch = make_batch(examples, features, Samples(*samples), own, affines, products, options)
         return torch.stack([train_step(trainee, batch, options, ranks) for trainee in trainees.values()])
 
     whole = examples.split.residency.window is None and ranks.count == 1
     recordable = whole and options.augment != "warp"  # warps are inverted, which waits for the device
-    step: Callable[..., Tensor] = Recorded(learn) if recordable and examples.split.device.type == "cuda" else learn
+    device = examples.split.device
+    step: Callable[..., Tensor] = Recorded(learn, device) if recordable and device.type == "cuda" else learn
     with closing(one_ahead(portions(examples, variants, options, index, size, steps))) as windows:
         for portion in windows:
             lr = options.lr * options.gamma ** sum(milestone < portion.epoch for milestone in options.milestones)

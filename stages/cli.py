@@ -177,7 +177,9 @@ def evidence(
     rows: Annotated[
         str | None, typer.Option("--rows", metavar="PATTERNS", help="Only these rows, such as k=*,oracle.")
     ] = None,
-    trainings: Annotated[int | None, typer.Option(min=1, help="Only the first so many trainings of each row.")] = None,
+    trainings: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N trainings of each row.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
         "docs"
     ),

@@ -41,15 +41,15 @@ def test_a_recorded_training_learns_the_same(
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     split, made = on_gpu(problem(VIDEOS)), []
 
-    def recorded(function: Any) -> Recorded:
-        made.append(Recorded(function))
+    def recorded(function: Any, device: torch.device) -> Recorded:
+        made.append(Recorded(function, device))
         return made[-1]
 
     recipe = {"epochs": 4, "milestones": (2,), "lr": 0.002, **changes}
     monkeypatch.setattr(training, "Recorded", recorded)
     model, losses = trained(split, heads, **recipe)
     assert made[0].replays == 4 * 5 - EAGER
-    monkeypatch.setattr(training, "Recorded", lambda function: function)
+    monkeypatch.setattr(training, "Recorded", lambda function, device: function)
     plain, plain_losses = trained(split, heads, **recipe)
     assert losses == pytest.approx(plain_losses, rel=1e-3) and losses[-1] < losses[0]
     for (name, own), other in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
@@ -57,7 +57,7 @@ def test_a_recorded_training_learns_the_same(
 
 
 def test_steps_that_must_wait_for_the_device_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recorded(function: Any) -> Recorded:
+    def recorded(function: Any, device: torch.device) -> Recorded:
         raise AssertionError("recorded")
 
     monkeypatch.setattr(training, "Recorded", recorded)
@@ -96,7 +96,7 @@ def test_a_recorded_pretraining_learns_the_same(tmp_path: Path, monkeypatch: pyt
     device, losses = torch.device("cuda", torch.cuda.current_device()), {}
     for name in ("recorded", "plain"):
         if name == "plain":
-            monkeypatch.setattr(pretraining, "Recorded", lambda function: function)
+            monkeypatch.setattr(pretraining, "Recorded", lambda function, device: function)
         told = losses[name] = list[float]()
         pretrain(
             options, people, new_network(options, POSETRACK), device, 1,
@@ -107,8 +107,10 @@ def test_a_recorded_pretraining_learns_the_same(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_returned_is_not_written_over() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
-    square = Recorded(lambda factor, x, nothing: factor * x**2 if nothing is None else x)
+    square = Recorded(lambda factor, x, nothing: factor * x**2 if nothing is None else x, device)
     given = [torch.full((3,), float(value), device=device) for value in range(EAGER + 4)]
     found = [square(2, x, None) for x in given]
     assert [x.tolist() for x in found] == [[2 * value**2] * 3 for value in range(EAGER + 4)]
     assert square(2, torch.ones(5, device=device), None).tolist() == [2.0] * 5
+    with pytest.raises(ValueError, match="another object"):
+        square(3, given[0], None)

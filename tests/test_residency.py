@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from small_pipelines import context, finish_project, glpose_stage, write_dataset, write_pipeline
-from training_problem import INDEX, drawn, in_windows, problem, same, trained, with_keypoints
+from training_problem import INDEX, batch_of, drawn, in_windows, problem, same, trained, with_keypoints
 
 import store
-from glpose.batches import make_batch, portions
+from glpose.batches import portions
 from glpose.data import windows
 from glpose.data.resident import ResidentFeatures
 from glpose.data.windows import Asked, Mode, fill_windows, open_split, plan_residency
@@ -227,7 +227,7 @@ def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) ->
         views = portion.samples.view.tolist()
         drawn.append(views)
         rows = np.concatenate(portion.batches)
-        batch = make_batch(examples, portion, rows, False, options, (0,))
+        batch = batch_of(examples, portion, rows, options)
         for place, row in enumerate(rows):
             at, view = split.table.iloc[row], views[row]
             features = opened.features(at["video"])
