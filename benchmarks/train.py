@@ -97,24 +97,18 @@ def first_portion(examples: Examples) -> Portion:
     return portion
 
 
-def batch_of(examples: Examples, portion: Portion, rows: np.ndarray) -> Batch:
-    """The batch of some rows, gathered from the store's features."""
-    own = portion.positions(rows)
-    return make_batch(examples, portion.window.features, portion.samples, own, None, False, RECIPE)
-
-
 def step_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     """The step on a batch that is ready over the step that gathers its own."""
     portion = first_portion(examples)
     rows = portion.batches[0]
-    gather = partial(batch_of, examples, portion, rows)
+    gather = partial(make_batch, examples, portion, rows, False, RECIPE, (0,))
     ready = ready_batch(gather())
 
     def stored() -> None:
-        train_step(trainee, gather(), RECIPE, Ranks())
+        train_step(trainee, gather(), 1e-3, RECIPE, Ranks())
 
     def bare() -> None:
-        train_step(trainee, ready, RECIPE, Ranks())
+        train_step(trainee, ready, 1e-3, RECIPE, Ranks())
 
     theirs, ours, gathering = cpu_seconds(bare, stored, gather, repeats=repeats)
     note = f"{BATCH} samples: bare {theirs:.3f} s, from the store {ours:.3f} s, of which gathering {gathering:.3f} s"
@@ -141,13 +135,13 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     def in_loop() -> None:
         with torch.inference_mode():
             maps = net.features(crops).contiguous().unflatten(0, (LOOP_BATCH, 15))
-        own = batch_of(examples, portion, small)
+        own = make_batch(examples, portion, small, False, RECIPE, (0,))
         key, local, references = (part.clone() for part in (maps[:, 0], maps[:, 1:9], maps[:, 9:]))
         inputs = replace(own.inputs, key=key, local=local, references=references)
-        train_step(trainee, Batch(inputs, own.points, own.weight, own.targets), RECIPE, Ranks())
+        train_step(trainee, Batch(inputs, own.points, own.weight, own.targets), 1e-3, RECIPE, Ranks())
 
     def stored() -> None:
-        train_step(trainee, batch_of(examples, portion, batch), RECIPE, Ranks())
+        train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), 1e-3, RECIPE, Ranks())
 
     theirs, ours = cpu_seconds(in_loop, stored, repeats=min(repeats, 3))
     a_sample = theirs / LOOP_BATCH, ours / len(batch)

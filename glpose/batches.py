@@ -4,55 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glpose.data.resident import ResidentFeatures
 from glpose.data.windows import Window
 from glpose.examples import Examples
 from glpose.feature_warp import draw_warps, warp_maps, warp_points
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
-from glpose.references import HeadInputs, draw_references, in_window, inputs_at
+from glpose.references import HeadInputs, draw_references, head_inputs, in_window
 from glpose.retrieval import make_gallery
 from glpose.targets import draw_targets
 
 ORDER, VIEWS, WARPS = range(3)  # what is drawn, each by generators of its own
 
 
-class Samples(NamedTuple):
-    """A window's R proposals as samples, on the device: what is known of them before their maps are gathered.
-
-    place: (R,) among the window's features. references, similarity: (R, n), places and similarities. view: (R,), of
-    its maps, points and weights. points: (R, J, 2) heatmap px. weight: (R, J).
-    """
-
-    place: Tensor
-    references: Tensor
-    similarity: Tensor
-    view: Tensor
-    points: Tensor
-    weight: Tensor
-
-
 @dataclass(frozen=True)
 class Portion:
-    """A window of one epoch. batches: rows of the split. steps: batches of the whole epoch, in all its windows."""
+    """A window of one epoch. batches: rows of the split. steps: batches of the whole epoch, in all its windows.
+
+    references: places among the window's features, and similarities, (R, n) each. views: (P,) of the split's proposals.
+    """
 
     epoch: int
     steps: int
     last: bool
     window: Window
-    samples: Samples
+    references: tuple[Tensor, Tensor]
+    views: np.ndarray
     batches: list[np.ndarray]
-
-    def positions(self, rows: np.ndarray) -> Tensor:
-        """Where rows (B,) of the split are among the samples, on the device."""
-        own = torch.from_numpy(np.searchsorted(self.window.rows, rows))
-        device = self.samples.place.device
-        return own.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else own.to(device)
 
 
 @dataclass(frozen=True)
@@ -105,43 +86,32 @@ def portions(
             if last:
                 batches += [batches[-1]] * (left - len(batches))
             left -= len(batches)
-            samples = _samples(examples, window, in_window(split, window, found), views[window.rows])
-            yield Portion(epoch, total, last, window, samples, batches)
-
-
-def _samples(examples: Examples, window: Window, references: tuple[Tensor, Tensor], view: np.ndarray) -> Samples:
-    """references: from `in_window`. view: (R,) of each of the window's rows."""
-    arrays = (view, examples.points[window.rows, view], examples.weight[window.rows, view])
-    place, *drawn = (torch.from_numpy(array).to(references[0].device) for array in (window.places, *arrays))
-    return Samples(place, *references, *drawn)
-
-
-def warps_of(examples: Examples, count: int, options: TrainOptions, seed: tuple[int, ...]) -> Tensor | None:
-    """Warps of so many samples, on the device; None where none are asked for."""
-    if options.augment != "warp":
-        return None
-    size = (examples.split.schema.height, examples.split.schema.width)
-    drawn = draw_warps(generator(options.seed, WARPS, *seed), count, size, options.warp)
-    return drawn.to(examples.split.device)
+            yield Portion(epoch, total, last, window, in_window(split, window, found), views, batches)
 
 
 def make_batch(
     examples: Examples,
-    features: ResidentFeatures,
-    samples: Samples,
-    own: Tensor,
-    affines: Tensor | None,
+    portion: Portion,
+    rows: np.ndarray,
     products: bool,
     options: TrainOptions,
+    warps: tuple[int, ...],
 ) -> Batch:
-    """Gather some of a window's samples, warp them if asked, and draw their targets, by work on the device alone.
-
-    own: (B,) positions among the samples. affines: `warps_of` them. products: whether any heads weigh channels apart.
-    """
-    size = (examples.split.schema.height, examples.split.schema.width)
-    place, references, similarity, view, points, weight = (values[own] for values in samples)
-    inputs = inputs_at(features, place, (references, similarity), products, view if examples.views > 1 else 0)
-    if affines is not None:
+    """Gather samples, warp them if asked, and draw their targets. rows: (B,) of the split. warps: seed of the warps."""
+    split, device = examples.split, examples.split.device
+    size = (split.schema.height, split.schema.width)
+    view = portion.views[rows]
+    points = torch.from_numpy(examples.points[rows, view]).to(device)
+    weight = torch.from_numpy(examples.weight[rows, view]).to(device)
+    inputs = head_inputs(
+        portion.window,
+        portion.references,
+        rows,
+        products,
+        torch.from_numpy(view).to(device) if examples.views > 1 else 0,
+    )
+    if options.augment == "warp":
+        affines = draw_warps(generator(options.seed, WARPS, *warps), len(rows), size, options.warp).to(device)
         inputs = replace(inputs, key=warp_maps(inputs.key, affines), local=warp_maps(inputs.local, affines))
         points, weight = warp_points(points, weight, affines, examples.joints.flip_order, size)
     return Batch(inputs, points, weight, draw_targets(points, weight, size, options.sigma))

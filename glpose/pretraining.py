@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from glpose.crops import normalise
 from glpose.data.rendered import Clip
@@ -21,7 +20,6 @@ from glpose.metrics.posetrack_files import HEAD_FACTOR
 from glpose.models.checkpoints import load_hrnet
 from glpose.models.hrnet import HRNet
 from glpose.options import PretrainOptions
-from glpose.recorded import Recorded
 from glpose.rendered_frames import clip_options
 from glpose.schedules import warm_cosine
 from glpose.single_frame import SingleFrame, checkpoint_joints, make_single_frame
@@ -90,23 +88,18 @@ def pretrain(
         optimiser.load_state_dict(saved["optimiser"])
     height, width = options.crop_size
     size = (height // STRIDE, width // STRIDE)
-
-    def gradients(model: HRNet, images: Tensor, points: Tensor) -> Tensor:
-        targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            heatmaps = model(images)
-        loss = LOSSES[options.loss_taken](heatmaps, targets, (points[..., 2] > 0).float())
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        return loss.detach()
-
-    compute = Recorded(gradients, device) if device.type == "cuda" else gradients  # batches are all of one size
     with closing(people.batches(done, workers)) as batches:
         for step, batch in enumerate(batches, start=done):
             images = normalise(torch.from_numpy(batch.crops).to(device))
-            loss = compute(model, images, torch.from_numpy(batch.keypoints).to(device))
+            points = torch.from_numpy(batch.keypoints).to(device)
+            targets = draw_targets(points[..., :2] / STRIDE, points[..., 2], size, options.sigma)
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                heatmaps = model(images)
+            loss = LOSSES[options.loss_taken](heatmaps, targets, (points[..., 2] > 0).float())
             for group in optimiser.param_groups:
                 group["lr"] = options.lr * warm_cosine(step, steps)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
             check_finite(loss, model.parameters(), step, "lower pretrain.lr", state)
             optimiser.step()
             if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:

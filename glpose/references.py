@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from glpose.data.resident import ResidentFeatures, positions_within
+from glpose.data.resident import positions_within
 from glpose.data.windows import SplitFeatures, Window
 from glpose.options import HeadOptions, IndexOptions
 from glpose.retrieval import Gallery, find_references
@@ -66,27 +66,15 @@ def head_inputs(
     references: from `in_window`. products: whether any heads weigh channels apart. view: of key and local maps.
     reference_view: of the references' maps; similarities are always the clean view's.
     """
-    own = np.searchsorted(window.rows, rows)
+    features, own = window.features, np.searchsorted(window.rows, rows)
     where = references[0].device
-    places, positions = (torch.from_numpy(array).to(where) for array in (window.places[own], own))
-    chosen = (references[0][positions], references[1][positions])
-    return inputs_at(window.features, places, chosen, products, view, reference_view)
-
-
-def inputs_at(
-    features: ResidentFeatures,
-    places: Tensor,
-    references: tuple[Tensor, Tensor],
-    products: bool,
-    view: Tensor | int = 0,
-    reference_view: int = 0,
-) -> HeadInputs:
-    """Inputs for the proposals at places (B,) of the features. references: their places and similarities, (B, n)."""
-    others, similarity = references
-    key, local, found = features.inputs(places, others, view, reference_view)
+    batch = torch.from_numpy(window.places[own]).to(where)
+    own = torch.from_numpy(own).to(where)
+    others, similarity = references[0][own], references[1][own]
+    key, local, found = features.inputs(batch, others, view, reference_view)
     unsummed = None
     if products:
-        unsummed = features.embedding[places][:, None] * features.embedding[others.clamp(min=0)]
+        unsummed = features.embedding[batch][:, None] * features.embedding[others.clamp(min=0)]
         unsummed = torch.where((others >= 0)[..., None], unsummed, -torch.inf)
     return HeadInputs(features.offsets, key, local, found, similarity, unsummed)
 

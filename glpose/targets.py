@@ -55,6 +55,6 @@ def heatmap_hits(predicted: Tensor, points: Tensor, weight: Tensor) -> tuple[Ten
     peak = predicted.flatten(2).argmax(dim=-1)
     place = torch.stack([peak % width, peak // width], dim=-1)
     wanted = torch.floor(points + 0.5)
-    away = place - wanted
-    near = (away[..., 0] / width).square() + (away[..., 1] / height).square() < HIT**2
+    size = torch.tensor([width, height], device=points.device)
+    near = ((place - wanted) / size).square().sum(dim=-1) < HIT**2
     return (near & (weight > 0)).sum(), (weight > 0).sum()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from glpose.ahead import one_ahead
-from glpose.batches import Batch, Portion, Samples, make_batch, plan_epoch, portions, warps_of
-from glpose.data.resident import ResidentFeatures, positions_within
+from glpose.batches import Batch, Portion, make_batch, plan_epoch, portions
+from glpose.data.resident import positions_within
 from glpose.examples import Examples
 from glpose.heatmaps import scaled_sigma
 from glpose.models.checkpoints import tensors_digest
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions, IndexOptions, TrainOptions
 from glpose.ranks import Ranks
-from glpose.recorded import Recorded
 from glpose.references import head_inputs, in_window
 from glpose.targets import draw_targets, heatmap_hits, heatmap_loss
 from glpose.training_log import EpochLog, Meter, Report
@@ -46,14 +46,6 @@ class Trainee:
     trained: Trained
     module: nn.Module
     optimiser: torch.optim.Optimizer
-
-    def set_rate(self, lr: float) -> None:
-        """Set the learning rate: on a GPU in the place in its memory from which recorded steps read it."""
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
 
 
 def train_heads(
@@ -92,23 +84,13 @@ def train_heads(
         for epoch in range(done + 1, options.epochs + 1)
     }
     meter = Meter(list(variants), options.epochs, report)
-
-    def learn(features: ResidentFeatures, own: Tensor, affines: Tensor | None, *samples: Tensor) -> Tensor:
-        batch = make_batch(examples, features, Samples(*samples), own, affines, products, options)
-        return torch.stack([train_step(trainee, batch, options, ranks) for trainee in trainees.values()])
-
-    whole = examples.split.residency.window is None and ranks.count == 1
-    recordable = whole and options.augment != "warp"  # warps are inverted, which waits for the device
-    device = examples.split.device
-    step: Callable[..., Tensor] = Recorded(learn, device) if recordable and device.type == "cuda" else learn
     with closing(one_ahead(portions(examples, variants, options, index, size, steps))) as windows:
         for portion in windows:
             lr = options.lr * options.gamma ** sum(milestone < portion.epoch for milestone in options.milestones)
-            for own in trainees.values():
-                own.set_rate(lr)
             for rows in portion.batches:
-                affines = warps_of(examples, len(rows), options, (portion.epoch, meter.steps, ranks.number))
-                meter.add(rows, step(portion.window.features, portion.positions(rows), affines, *portion.samples))
+                drawn = (portion.epoch, meter.steps, ranks.number)
+                batch = make_batch(examples, portion, rows, products, options, drawn)
+                meter.add(rows, torch.stack([train_step(own, batch, lr, options, ranks) for own in trainees.values()]))
                 if meter.due():
                     _check(meter, examples, portion)
                     meter.report(portion.epoch, portion.steps)
@@ -145,16 +127,10 @@ def new_trainee(
             raise ValueError("heads with a prior start from the backbone's last layer")
         model.prior.start_from(layer, scaled_sigma(options.sigma, split.schema.width), split.schema.width)
     model = model.to(split.device).train()
-    return Trainee(Trained(model), ranks.wrap(model), _optimiser(model, options.lr, split.device))
+    return Trainee(Trained(model), ranks.wrap(model), torch.optim.Adam(model.parameters(), lr=options.lr))
 
 
-def _optimiser(model: nn.Module, lr: float, device: torch.device) -> torch.optim.Optimizer:
-    if device.type != "cuda":
-        return torch.optim.Adam(model.parameters(), lr=lr)
-    return torch.optim.Adam(model.parameters(), lr=torch.tensor(lr, device=device), capturable=True, fused=True)
-
-
-def train_step(own: Trainee, batch: Batch, options: TrainOptions, ranks: Ranks) -> Tensor:
+def train_step(own: Trainee, batch: Batch, lr: float, options: TrainOptions, ranks: Ranks) -> Tensor:
     """One step of one variant: (4,) on the device, loss times samples, samples, joints near their places, joints.
 
     With several processes the gradient is that of the mean over all their samples.
@@ -166,6 +142,8 @@ def train_step(own: Trainee, batch: Batch, options: TrainOptions, ranks: Ranks) 
     share = 1.0 if ranks.count == 1 else count * ranks.count / ranks.total(torch.tensor(float(count), device=device))
     own.optimiser.zero_grad(set_to_none=True)
     (loss * share).backward()
+    for group in own.optimiser.param_groups:
+        group["lr"] = lr
     own.optimiser.step()
     return _figures(loss, heatmaps, batch.points, batch.weight)
 
@@ -196,7 +174,7 @@ def validate(own: Trainee, held_out: Examples, log: EpochLog, options: TrainOpti
 def _figures(loss: Tensor, heatmaps: Tensor, points: Tensor, weight: Tensor) -> Tensor:
     with torch.no_grad():
         hits, joints = heatmap_hits(heatmaps, points, weight)
-        count = loss.new_full((), len(points), dtype=torch.float32)
+        count = loss.new_tensor(float(len(points)))
         return torch.stack([loss.detach().float() * count, count, hits.float(), joints.float()])
 
 
@@ -216,9 +194,8 @@ def _check(meter: Meter, examples: Examples, portion: Portion) -> None:
         return
     step, loss, rows = found
     features = portion.window.features
-    samples, positions = portion.samples, portion.positions(rows)
-    for place, references in zip(samples.place[positions], samples.references[positions], strict=True):
-        seen = [int(place), *references.tolist()]
+    for row, place in zip(rows, portion.window.places[np.searchsorted(portion.window.rows, rows)], strict=True):
+        seen = [place, *portion.references[0][np.searchsorted(portion.window.rows, row)].tolist()]
         for other in (place for place in seen if place >= 0):
             maps = [features.key, *([features.local] if features.local is not None and other == seen[0] else [])]
             at = torch.tensor([other], device=features.device)
@@ -271,7 +248,6 @@ def _kept(own: Trainee) -> dict[str, Any]:
 
 def _put_back(own: Trainee, part: Mapping[str, Any]) -> None:
     own.trained.model.load_state_dict(part["model"])
-    as_here = own.optimiser.state_dict()["param_groups"]  # rate and kernels: the state may be of another device
-    own.optimiser.load_state_dict({**part["optimiser"], "param_groups": as_here})
+    own.optimiser.load_state_dict(part["optimiser"])
     own.trained.log = [EpochLog(**line) for line in part["log"]]
     own.trained.best, own.trained.best_epoch = part["best"], part["best_epoch"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_problem import HEADS, INDEX, JOINT_SET, batch_of, drawn, in_windows, options, problem
+from training_problem import HEADS, INDEX, JOINT_SET, drawn, in_windows, options, problem
 
-from glpose.batches import portions
+from glpose.batches import make_batch, portions
 from glpose.data.windows import SplitFeatures
 from glpose.examples import Examples, make_examples
 from glpose.options import TrainOptions
@@ -46,8 +46,7 @@ def gradient(examples: Examples, ranks: Ranks, rows: np.ndarray, own: TrainOptio
     trainee = new_trainee(examples, HEADS, own, ranks)
     trainee.trained.model.eval()
     (portion,) = portions(examples, {"only": HEADS}, own.model_copy(update={"redraw_pool": False}), INDEX, 99, {1: 1})
-    trainee.set_rate(0.0)
-    train_step(trainee, batch_of(examples, portion, rows, own), own, ranks)
+    train_step(trainee, make_batch(examples, portion, rows, False, own, (0,)), 0.0, own, ranks)
     return [parameter.grad.clone() for parameter in trainee.trained.model.parameters() if parameter.grad is not None]
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from small_pipelines import context, finish_project, glpose_stage, write_dataset, write_pipeline
-from training_problem import INDEX, batch_of, drawn, in_windows, problem, same, trained, with_keypoints
+from training_problem import INDEX, drawn, in_windows, problem, same, trained, with_keypoints
 
 import store
-from glpose.batches import portions
+from glpose.batches import make_batch, portions
 from glpose.data import windows
 from glpose.data.resident import ResidentFeatures
 from glpose.data.windows import Asked, Mode, fill_windows, open_split, plan_residency
@@ -224,12 +224,11 @@ def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) ->
     drawn = []
     heads = {"own": own.config.train.heads}
     for portion in portions(examples, heads, options, own.config.index, 4, {1: 4, 2: 4}):
-        views = portion.samples.view.tolist()
-        drawn.append(views)
+        drawn.append(portion.views.tolist())
         rows = np.concatenate(portion.batches)
-        batch = batch_of(examples, portion, rows, options)
+        batch = make_batch(examples, portion, rows, False, options, (0,))
         for place, row in enumerate(rows):
-            at, view = split.table.iloc[row], views[row]
+            at, view = split.table.iloc[row], int(portion.views[row])
             features = opened.features(at["video"])
             number = int(at["proposal"])
             key = torch.from_numpy(features.key([number], [view])[0, 0])
@@ -246,7 +245,7 @@ def test_each_sample_is_trained_on_a_view_drawn_for_the_epoch(tmp_path: Path) ->
             inside = ((points >= 0) & (points < [12, 16])).all(axis=1) & (joints[:, 2] > 0)
             np.testing.assert_array_equal(batch.weight[place] > 0, inside)
             np.testing.assert_allclose(batch.points[place][inside], points[inside], atol=1e-4)
-        references, similarity = portion.samples.references, portion.samples.similarity
+        references, similarity = portion.references
         assert torch.isfinite(similarity[:, 0]).all()
         held = portion.window.features.key
         clean = held.take(references[:, 0])

@@ -94,17 +94,15 @@ def test_seed_sets_the_first_weights() -> None:
 def test_every_epoch_has_its_own_order_and_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     features, seen, pools = problem({"a": 5}), [], []
 
-    positions = batches.Portion.positions
-
-    def asked(portion: batches.Portion, rows: np.ndarray) -> torch.Tensor:
+    def inputs(window: Any, references: Any, rows: np.ndarray, products: bool, view: Any = 0) -> Any:
         seen.append(rows.tolist())
-        return positions(portion, rows)
+        return head_inputs(window, references, rows, products, view)
 
     def draw(gallery: Gallery, videos: list[str], index: IndexOptions, n: int, epoch: int) -> References:
         pools.append((videos, n, epoch))
         return draw_references(gallery, videos, index, n, epoch)
 
-    monkeypatch.setattr(batches.Portion, "positions", asked)
+    monkeypatch.setattr(batches, "head_inputs", inputs)
     monkeypatch.setattr(batches, "draw_references", draw)
     for seed in (0, 0, 1):
         trained(features, seed=seed, epochs=3, batch_size=4)

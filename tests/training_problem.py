@@ -10,10 +10,9 @@ import numpy_reference as reference
 import pandas as pd
 import torch
 
-from glpose.batches import Batch, Portion, make_batch
 from glpose.data.resident import Maps, ResidentFeatures
 from glpose.data.windows import Mode, Residency, SplitFeatures, join
-from glpose.examples import Examples, make_examples
+from glpose.examples import make_examples
 from glpose.geometry import crop_frame, heatmap_to_frame
 from glpose.keypoints import JointSet
 from glpose.models.glpose import GLPoseHeads
@@ -129,12 +128,6 @@ def trained(
     result = train_heads(examples, {"only": heads}, own, index, report=lambda progress: None)["only"]
     assert not result.model.training
     return result.model, [line.loss for line in result.log]
-
-
-def batch_of(examples: Examples, portion: Portion, rows: np.ndarray, options: TrainOptions) -> Batch:
-    """The batch of some rows of a portion, neither warped nor with products."""
-    own = portion.positions(rows)
-    return make_batch(examples, portion.window.features, portion.samples, own, None, False, options)
 
 
 def same(a: GLPoseHeads, b: GLPoseHeads) -> bool:

@@ -76,7 +76,9 @@ class ResidentFeatures:
         key = self.key.take(rows, view)
         local = key.new_zeros(len(rows), 0, *key.shape[1:]) if self.local is None else self.local.take(rows, view)
         found = self.key.take(references.clamp(min=0).flatten(), reference_view).unflatten(0, references.shape)
-        return key, local, found.masked_fill_((references < 0)[..., None, None, None], 0)
+        if (missing := references < 0).any():
+            found[missing] = 0
+        return key, local, found
 
     def span(self, start: int, stop: int, device: torch.device) -> ResidentFeatures:
         """Rows start .. stop on another device."""
