@@ -45,16 +45,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tier:
-    """What of the experiment is run: rows, and how many trainings of each.
+    """What of the experiment is run: rows, how many trainings of each, and how many clips they learn from.
 
     The first training is on the pipeline's own backbone, each other one on a backbone of its own, with other seeds.
+    ending: of the names of its work folders, those of tiers of the same clips alike.
     """
 
     trainings: int
     rows: tuple[str, ...]
+    train_clips: int = 60
+    ending: str = ""
 
 
 ORACLE = {"select": "oracle", "pool": "all"}
+POSE = {"embedding": "pose", "pool": "all"}
 _ALL = [
     Row("single", "the key frame alone, the blocks and a head, no enhancement", single=True),
     Row("copies", "complete heads that are shown the key frame in every slot", {"inputs": "key_copies"}),
@@ -63,6 +67,8 @@ _ALL = [
     Row("glpose", "complete: k = 4, n = 6"),
     Row("oracle", "complete, references nearest in true pose", index=ORACLE),
     Row("oracle_nonlocal", "references nearest in true pose, alone (k = 0)", {"k": 0}, ORACLE),
+    Row("pose", "complete, references nearest in the pose that the backbone sees", index=POSE),
+    Row("prior_pose", "the same, correcting the backbone's own heatmaps", {"prior": "frames"}, POSE),
     Row("random", "complete, references drawn at random", index={"select": "random"}),
     Row("least_similar", "complete, the least similar references", index={"select": "least_similar"}),
     Row("other_video", "complete, references of other clips", index={"select": "other_video", "scope": "dataset"}),
@@ -94,6 +100,11 @@ COMPARISONS = (
     Comparison("glpose", "local", "do non-local references help beside local frames?"),
     Comparison("oracle", "local", "would perfect references help beside local frames?"),
     Comparison("oracle", "glpose", "does retrieval lose what perfect references give?"),
+    Comparison("oracle", "copies", "would perfect references help, beyond the heads' size?"),
+    Comparison("pose", "glpose", "does retrieval that knows the pose help?"),
+    Comparison("pose", "copies", "does it help to see other frames, with references of that kind?"),
+    Comparison("oracle", "pose", "does that retrieval lose what perfect references give?"),
+    Comparison("prior_pose", "prior_frames", "does it help heads that correct the backbone's heatmaps?"),
     Comparison("oracle_nonlocal", "nonlocal", "the same without local frames?"),
     Comparison("glpose", "random", "is it similarity that helps?"),
     Comparison("glpose", "least_similar", "is it similarity that helps?"),
@@ -119,9 +130,12 @@ TRENDS = {
     "k": (("nonlocal", 0), ("k=1", 1), ("k=2", 2), ("k=3", 3), ("glpose", 4)),
     "n": (("local", 0), ("n=1", 1), ("n=2", 2), ("n=3", 3), ("n=4", 4), ("n=5", 5), ("glpose", 6)),
 }
-TRAIN_CLIPS, TEST_CLIPS = 60, 80
-DRAWS = 2000
+TEST_CLIPS, DRAWS = 80, 2000
 TIERS = {
     "small": Tier(1, ("single", "copies", "local", "nonlocal", "glpose", "oracle")),
     "full": Tier(3, tuple(ROWS)),  # its first training is all of tier small, and uses what that has made
+    # as many clips as PoseTrack2017 has to train on (250), the first 60 of them those of the other tiers
+    "large": Tier(
+        3, ("single", "copies", "local", "glpose", "oracle", "pose", "prior_copies", "prior_frames"), 240, "-large"
+    ),
 }

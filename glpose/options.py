@@ -316,6 +316,10 @@ class IndexOptions(Options):
     )
     causal: bool = Field(default=False, description="pools of earlier frames alone, for streams")
     exclude_window: int = Field(default=4, ge=0, description="frames on each side that are local, not non-local")
+    embedding: Literal["pooled", "pose"] = Field(
+        default="pooled",
+        description="what people are compared by: pooled features (Eq. 3), or where the backbone sees their joints",
+    )
     similarity: Literal["inner_product", "cosine"] = Field(default="inner_product", description="of embeddings (Eq. 3)")
     min_score: float = Field(default=0.0, ge=0, le=1, description="boxes below this score are not references")
     seed: int = Field(default=0, ge=0, description="draws the fixed pool of every proposal")
@@ -391,6 +395,8 @@ def index_problem(heads: HeadOptions, index: IndexOptions) -> str | None:
         return "causal heads need index.causal: references would be of later frames too"
     if heads.per_channel and index.similarity != "inner_product":
         return "per_channel weighs by inner products: it needs index.similarity inner_product"
+    if heads.per_channel and index.embedding != "pooled":
+        return "per_channel weighs by products of features: it needs index.embedding pooled"
     if index.select not in TAKES_MOST_SIMILAR and heads.n != index.n:
         return (
             f"index.select {index.select} chooses index.n = {index.n} references, of which heads of n = {heads.n} "

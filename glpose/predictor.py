@@ -24,6 +24,7 @@ from glpose.data.predictions import coco_scores
 from glpose.data.resident import map_bytes
 from glpose.data.video import FrameSource, frame_rate, open_frames
 from glpose.detectors import detector_identity
+from glpose.embeddings import stored_embeddings
 from glpose.extraction import extract_video, feature_schema, load_backbone, store_features
 from glpose.keypoints import JointSet
 from glpose.models.checkpoints import load_heads, resolve_checkpoint
@@ -41,6 +42,7 @@ from glpose.proposals import propose
 from glpose.references import References, references_of
 from glpose.retrieval import make_gallery
 from glpose.runtime import choose_device
+from glpose.single_frame import feature_layer
 from glpose.streaming import stream_poses
 from glpose.tracking import assign_tracks
 from glpose.trained_on import read_trained_on
@@ -105,6 +107,7 @@ class Predictor:
             raise CheckpointError(f"heads {options.heads} and backbone {options.backbone}: {error}") from None
         if problem := index_problem(trained.heads, self.index):
             raise CheckpointError(f"heads {options.heads}: {problem}")
+        self._layer = feature_layer(self.extract.checkpoint, self.joints) if self.index.embedding == "pose" else None
         self._heads = file_digest(heads)
         self.detect = _boxes_options(options)
         self._source = box_sources(self.detect, device, self.runtime.frames)["eval"]
@@ -233,7 +236,7 @@ class Predictor:
 
     def _references(self, table: pd.DataFrame, features: VideoFeatures) -> References:
         """The references that the heads see of each proposal, as rows of the table."""
-        gallery = make_gallery(table, features.embedding[:, 0], self.index)
+        gallery = make_gallery(table, stored_embeddings(features, slice(None), self.index, self._layer), self.index)
         return references_of(gallery, [features.video], self.index, self.model.options.n)
 
 

@@ -170,7 +170,7 @@ def ablate(
 
 @app.command()
 def evidence(
-    tier: Annotated[str, typer.Option("--tier", help="small (about an hour on two cores) or full.")] = "small",
+    tier: Annotated[str, typer.Option("--tier", help="small (about an hour on two cores), full, or large.")] = "small",
     pipeline: Pipeline = "rendered-v1",
     config: Config = None,
     settings: Settings = None,

@@ -233,6 +233,7 @@ def heads_in_words(config: PipelineConfig) -> str:
         words.append("fed copies of the key frame")
     elif heads.n:
         words += [f"references: {index.select}"] if index.select != "most_similar" else []
+        words += ["references by pose"] if index.embedding == "pose" else []
         words += ["references of earlier frames"] if index.causal and not heads.causal else []
     if heads.causal:
         words.append("causal")

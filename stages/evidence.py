@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+import store
 from glpose.data.dataset import joint_set, open_video
 from glpose.data.truth import truth_of
 from glpose.data.windows import SplitFeatures
+from glpose.embeddings import table_embeddings
 from glpose.evaluation import predict_poses
-from glpose.evidence import ROWS
+from glpose.evidence import ROWS, Row
 from glpose.examples import Examples, make_examples
 from glpose.metrics.posetrack import Samples, pair_folders, score_video
 from glpose.metrics.posetrack_files import read_video
@@ -31,8 +33,9 @@ from glpose.training_log import Progress
 from stages import train
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, truth_digests
+from stages.last_layer import last_layer
 from stages.stage import Context, Stage, no_lines
-from stages.train import Split, load_split, prior_digest, prior_layer, split_digest
+from stages.train import Split, layer_digest, load_split, split_digest
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.places import Place, local_file
@@ -46,7 +49,7 @@ HARD = "occluded"  # the tag whose recall is reported beside AP
 
 @dataclass(frozen=True)
 class Splits:
-    """Both splits' features, with the references that `index` stored. layer: what rows with a prior start from."""
+    """Both splits' features, with the references that `index` stored; the backbone's last layer, where rows need it."""
 
     train: Examples
     test: Split
@@ -69,9 +72,8 @@ def inputs(context: Context, unit: str) -> str:
         "evidence", lambda: [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
     )
     row = ROWS[unit]
-    start = prior_digest(context, row.head_options(context.config.train.heads))
-    started = [] if start is None else [start]
-    return fingerprint([splits, row.single, dict(row.heads), dict(row.index), *started])
+    read_by = [layer_digest(context)] if _reads_layer(context.config, row) else []
+    return fingerprint([splits, row.single, dict(row.heads), dict(row.index), *read_by])
 
 
 def prepare(context: Context) -> Splits:
@@ -79,11 +81,13 @@ def prepare(context: Context) -> Splits:
     config = context.config
     if config.train.augment != "none":
         raise ConfigError("rows of the evidence are compared without augmentation: leave train.augment at none")
-    heads = [ROWS[name].head_options(config.train.heads) for name in units(context, True)]
+    rows = [ROWS[name] for name in units(context, True)]
+    heads = [row.head_options(config.train.heads) for row in rows]
     k, n = max(own.k for own in heads), max(own.n for own in heads)
     learnt = load_split(context, "train", k=k, n=n)
     examples = make_examples(learnt.features, learnt.references, joint_set(config.data), config.train)
-    return Splits(examples, load_split(context, "eval", k=k, n=n), prior_layer(config, heads))
+    layer = last_layer(config) if any(_reads_layer(config, row) for row in rows) else None
+    return Splits(examples, load_split(context, "eval", k=k, n=n), layer)
 
 
 def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
@@ -96,8 +100,8 @@ def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:
 
     examples, test = shared.train, shared.test
     if row.index:
-        examples = replace(examples, fixed=row_references(context, examples.split, index, None))
-        test = Split(test.features, row_references(context, test.features, index, test.references))
+        examples = replace(examples, fixed=row_references(context, examples.split, index, None, shared.layer))
+        test = Split(test.features, row_references(context, test.features, index, test.references, shared.layer))
     trained = train_heads(examples, {unit: heads}, config.train, index, report, layer=shared.layer)[unit]
     batch_size = config.runtime.batch_size
     (poses,) = predict_poses(trained.model, test.features, test.references, config.eval.score, batch_size)
@@ -135,7 +139,7 @@ def _samples(table: pd.DataFrame, n_gt: np.ndarray) -> Samples:
 
 
 def row_references(
-    context: Context, split: SplitFeatures, index: IndexOptions, stored: References | None
+    context: Context, split: SplitFeatures, index: IndexOptions, stored: References | None, layer: nn.Conv2d | None
 ) -> References:
     """References of all proposals of a split, of an index with other options than the stored one; epoch 0's pools.
 
@@ -145,7 +149,8 @@ def row_references(
     table = split.table
     if index.select == "oracle":
         table = _with_true_poses(context, table)
-    gallery = make_gallery(table, split.embedding, index)
+    embeddings = table_embeddings(store.open(context.config.work), table, index, layer)
+    gallery = make_gallery(table, embeddings, index)
     found = references_of(gallery, split.spans, index, index.n)
     if stored is None or index.select != "oracle":
         return found
@@ -154,6 +159,12 @@ def row_references(
         np.where(nobodys, stored.rows, found.rows[:, :n]),
         np.where(nobodys, stored.similarity, found.similarity[:, :n]),
     )
+
+
+def _reads_layer(config: PipelineConfig, row: Row) -> bool:
+    """Whether a row starts from the backbone's last layer, or its references are seen with it."""
+    prior = row.head_options(config.train.heads).prior
+    return prior != "none" or row.index_options(config.index).embedding == "pose"
 
 
 def _with_true_poses(context: Context, table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from glpose.data.rendered.sets import labels_digest
-from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRAIN_CLIPS, TRENDS
+from glpose.evidence import COMPARISONS, DRAWS, ROWS, TEST_CLIPS, TIERS, TRENDS, Tier
 from glpose.metrics.resampling import MEASURES, Draws, Measured, detectable, draw, interval, over_draws, slopes
 from glpose.models.checkpoints import read_metadata
 from stages.config import PipelineConfig
@@ -60,7 +60,7 @@ def evidence(
     clips: list[str] = []
     labels: dict[str, str] = {}
     for number in range(count):
-        own = _of_training(config, rows or ",".join(size.rows), number, console)
+        own = _of_training(config, size, rows or ",".join(size.rows), number, console)
         context = Context(own)
         stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
         say(console, f"[{tier}, training {number + 1} of {count}] {own.work}")
@@ -80,21 +80,21 @@ def evidence(
     return path
 
 
-def _of_training(config: PipelineConfig, rows: str, number: int, console: Console) -> PipelineConfig:
+def _of_training(config: PipelineConfig, tier: Tier, rows: str, number: int, console: Console) -> PipelineConfig:
     """The pipeline of one training: its clips, its seed, and after the first a backbone of its own.
 
-    Work folders lie beside the pipeline's own, which stays free for its other commands. StoreError where such a
-    backbone is there and was trained with other options.
+    Work folders lie beside the pipeline's own, which stays free for its other commands; backbones there too, one of
+    each training for all tiers. StoreError where such a backbone is there and was trained with other options.
     """
-    work = config.work.with_name(f"{config.work.name}-{number}")
+    work = config.work.with_name(f"{config.work.name}{tier.ending}-{number}")
     changes: dict[str, Any] = {
         "work": work,
-        "data": config.data.model_copy(update={"train_clips": TRAIN_CLIPS, "eval_clips": TEST_CLIPS}),
+        "data": config.data.model_copy(update={"train_clips": tier.train_clips, "eval_clips": TEST_CLIPS}),
         "train": config.train.model_copy(update={"seed": config.train.seed + number}),
         "evidence": config.evidence.model_copy(update={"rows": rows}),
     }
     if number:
-        path = Path(f"{work}.safetensors")
+        path = Path(str(config.work.with_name(f"{config.work.name}-{number}.safetensors")))
         recipe = config.pretrain.model_copy(update={"seed": config.pretrain.seed + number})
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,8 @@ def markdown(content: Mapping[str, Any], clips: int) -> str:
     lines = [
         f"## Tier `{content['tier']}`",
         "",
-        f"{TRAIN_CLIPS} clips to train on, {clips} to test on; {seeds}; boxes: {content['boxes']}; "
+        f"{TIERS[content['tier']].train_clips} clips to train on, {clips} to test on; {seeds}; "
+        f"boxes: {content['boxes']}; "
         f"intervals of 95 % from {DRAWS} draws of clips{' and trainings' if count > 1 else ''}.",
         f"Digests of the clips' labels: train `{content['labels']['train']}`, test `{content['labels']['eval']}`.",
         "",

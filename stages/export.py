@@ -89,6 +89,7 @@ def export_onnx(context: Context, variant: str, out: Path, console: Console) -> 
         "n": str(heads.options.n),
         "offsets": json.dumps(heads.offsets),
         "heads": heads.options.model_dump_json(),
+        "embedding": after["index"]["parameters"].get("embedding", "pooled"),
         "similarity": after["index"]["parameters"]["similarity"],
         "backbone": described["backbone"],
         "space": described["space"],

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
 import store
 from glpose.data.dataset import joint_set
+from glpose.embeddings import table_embeddings
 from glpose.extraction import load_backbone
 from glpose.finetuning import finetune as train_network
 from glpose.finetuning import load_trainable
@@ -27,7 +27,7 @@ from stages.crops import open_crops, train_proposals
 from stages.run import STAGES, check_owner, expected_record, survey
 from stages.stage import Context, split_videos
 from stages.train import CHECKPOINTS
-from store.errors import NotCommitted, RecordMismatch, StoreError, TrainingError
+from store.errors import ConfigError, NotCommitted, RecordMismatch, StoreError, TrainingError
 from store.places import local_file
 from store.record import difference
 
@@ -39,13 +39,18 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     """Train on and write both checkpoints into the folder `out`, which it returns. StoreError if they are there.
 
     Meanwhile `out` holds the training's state: an interrupted one goes on from there. NotCommitted where crops,
-    features or heads are missing, RecordMismatch where they were made with other parameters.
+    features or heads are missing, RecordMismatch where they were made with other parameters, ConfigError where people
+    are compared by poses.
     """
     if (out / HEADS).exists() or ((out / BACKBONE).exists() and not (out / STATE).exists()):  # heads come last
         raise StoreError(f"{out} holds fine-tuned weights already: name another folder with --out, or delete it")
     check_owner(context)
-    _check_made(context)
     config = context.config
+    if config.index.embedding == "pose":
+        raise ConfigError(
+            "a fine-tuned backbone has no last layer to see poses with: fine-tune with index.embedding=pooled"
+        )
+    _check_made(context)
     device = choose_device(config.runtime)
     space = load_backbone(config.extract, device).space
     with local_file(context.output("train", VARIANT) / CHECKPOINTS["last"]) as checkpoint:
@@ -122,12 +127,8 @@ def load_split(context: Context) -> CropSplit:
     if table.empty:
         raise TrainingError("the train split has no proposals: there is nothing to fine-tune on")
     stored = store.open(config.work)
-    embeddings = [
-        stored.features(str(video)).read("embedding", rows["proposal"].to_numpy())[:, 0]
-        for video, rows in table.groupby("video", sort=False)
-    ]
     held = table["video"].value_counts()
-    gallery = make_gallery(table, np.concatenate(embeddings), config.index)
+    gallery = make_gallery(table, table_embeddings(stored, table, config.index), config.index)
     files = {video: open_crops(context, video) for video in videos}
     for video, file in files.items():
         if len(file) != (expected := held.get(video, 0)):

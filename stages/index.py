@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
+from glpose.embeddings import stored_embeddings
 from glpose.options import IndexOptions
 from glpose.retrieval import (
     Gallery,
@@ -19,6 +21,7 @@ from glpose.retrieval import (
     softmax_entropy,
 )
 from stages.config import PipelineConfig
+from stages.last_layer import pose_layer
 from stages.stage import Context, Stage, split_videos, video_units
 from store.errors import NotCommitted
 from store.features import VideoFeatures
@@ -40,9 +43,20 @@ class SplitGallery:
     digest: str
 
 
+@dataclass(frozen=True)
+class Shared:
+    """galleries: of every split, with scope dataset. layer: what sees poses, where people are compared by them."""
+
+    galleries: dict[str, SplitGallery]
+    layer: nn.Conv2d | None
+
+
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options."""
-    return config.index.model_dump(mode="json")
+    """All options. The layer that sees poses is in `extract`'s record, with the rest of its checkpoint."""
+    options = config.index.model_dump(mode="json")
+    if config.index.embedding == "pooled":  # as in records from before there was another
+        del options["embedding"]
+    return options
 
 
 def inputs(context: Context, unit: str) -> str:
@@ -54,14 +68,15 @@ def inputs(context: Context, unit: str) -> str:
     return made_from(features, _gallery_digests(context, unit))
 
 
-def prepare(context: Context) -> dict[str, SplitGallery]:
-    """With scope dataset, load the gallery of every split whose videos all have features; else nothing is shared."""
+def prepare(context: Context) -> Shared:
+    """With scope dataset, load the gallery of every split whose videos all have features."""
+    layer = pose_layer(context.config)
     if context.config.index.scope == "video":
-        return {}
-    return {split: _load_gallery(context, split) for split in context.split_digests}
+        return Shared({}, layer)
+    return Shared({split: _load_gallery(context, split, layer) for split in context.split_digests}, layer)
 
 
-def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: Attempt) -> str:
+def make(context: Context, shared: Shared, unit: str, attempt: Attempt) -> str:
     """Write one video's index and neighbours table; its references are of the split of the proposal alone.
 
     Pools are those that evaluation uses (epoch 0).
@@ -69,12 +84,12 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
     options = context.config.index
     folder, files = context.output("extract", unit), context.commit("extract", unit).files
     table = read_table(folder, "proposals", _columns(options))
-    embeddings = VideoFeatures(folder, unit, files).embedding[:, 0]
+    embeddings = stored_embeddings(VideoFeatures(folder, unit, files), slice(None), options, shared.layer)
     write_index(attempt.path, build_index(comparable(embeddings, options.similarity)))
     parts, similarity = [], [np.empty((0, options.n))]
     for split, rows in table.groupby("split").indices.items():
         if options.scope == "dataset":
-            gallery = shared[str(split)].gallery
+            gallery = shared.galleries[str(split)].gallery
         else:
             gallery = make_gallery(table.iloc[rows], embeddings[rows], options)
         found = find_references(gallery, unit, options, options.n)
@@ -90,7 +105,7 @@ def make(context: Context, shared: dict[str, SplitGallery], unit: str, attempt: 
         "softmax_entropy": number_or_none(softmax_entropy(values)),
     }
     if options.scope == "dataset":
-        attempt.meta["gallery"] = {split: shared[split].digest for split in context.video(unit).ranges}
+        attempt.meta["gallery"] = {split: shared.galleries[split].digest for split in context.video(unit).ranges}
     else:
         attempt.meta["hubness"] = number_or_none(hubness(neighbours["reference"].to_numpy(), len(table)))
     return f"{lacking} of {len(table)} proposals have fewer than {options.n} references" if lacking else ""
@@ -136,7 +151,7 @@ def _gallery_digests(context: Context, unit: str) -> dict[str, str]:
     return {split: context.split_digests[split] for split in splits}
 
 
-def _load_gallery(context: Context, split: str) -> SplitGallery:
+def _load_gallery(context: Context, split: str, layer: nn.Conv2d | None) -> SplitGallery:
     """Read the proposals and embeddings of all videos of a split, in order of their names."""
     folder, videos = context.folder("extract"), split_videos(context, split)
     table = read_tables(folder, context.features, "proposals", _columns(context.config.index))
@@ -145,7 +160,8 @@ def _load_gallery(context: Context, split: str) -> SplitGallery:
     for video, rows in table.groupby("video").indices.items():
         commit = context.features[str(video)]
         features = VideoFeatures(folder.attempt_path(commit), str(video), commit.files)
-        embeddings.append(features.read("embedding", table["proposal"].to_numpy()[rows])[:, 0])
+        own = table["proposal"].to_numpy()[rows]
+        embeddings.append(stored_embeddings(features, own, context.config.index, layer))
     whole = np.concatenate(embeddings) if embeddings else np.empty((0, 1), np.float32)
     gallery = make_gallery(table, whole, context.config.index, context.config.runtime.device)
     return SplitGallery(gallery, context.split_digests[split])

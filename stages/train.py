@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import store
 from glpose.data.dataset import joint_set
 from glpose.data.resident import positions_within
 from glpose.data.windows import SplitFeatures, open_split
+from glpose.embeddings import table_embeddings
 from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import save_checkpoint, tensors_digest
 from glpose.models.glpose import single_frame
@@ -22,13 +23,13 @@ from glpose.options import HeadOptions
 from glpose.ranks import Ranks, join_ranks
 from glpose.references import References, stored_references
 from glpose.runtime import choose_device
-from glpose.single_frame import feature_layer
 from glpose.trained_on import describe
 from glpose.training import Trained, train_heads
 from glpose.training_log import EpochLog, Progress
 from glpose.training_state import last_state
 from stages.config import PipelineConfig
 from stages.curves import Curves
+from stages.last_layer import last_layer, pose_layer, prior_layer
 from stages.stage import Context, Stage, shown_output, split_videos
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
@@ -82,19 +83,12 @@ def inputs(context: Context, unit: str) -> str:
 
 def prior_digest(context: Context, heads: HeadOptions) -> str | None:
     """Digest of the layer that the prior of these heads starts from; None where they have none."""
-    if heads.prior == "none":
-        return None
-    return context.once("prior", lambda: tensors_digest(feature_layer_of(context.config).state_dict()))
+    return None if heads.prior == "none" else layer_digest(context)
 
 
-def feature_layer_of(config: PipelineConfig) -> nn.Conv2d:
-    """The layer of the pipeline's backbone that reads its features. CheckpointError where it has none."""
-    return feature_layer(config.extract.checkpoint, joint_set(config.data))
-
-
-def prior_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
-    """What `train_heads` needs beside the features: `feature_layer_of` where any of these heads has a prior."""
-    return feature_layer_of(config) if any(own.prior != "none" for own in heads) else None
+def layer_digest(context: Context) -> str:
+    """Digest of the backbone's last layer."""
+    return context.once("layer", lambda: tensors_digest(last_layer(context.config).state_dict()))
 
 
 def split_digest(context: Context, split: str) -> str:
@@ -123,6 +117,8 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
         views=config.extract.views if split == "train" and config.train.augment == "views" else 1,
         mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
+    if (layer := pose_layer(config)) is not None:
+        features = replace(features, embedding=table_embeddings(stored, features.table, config.index, layer))
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
     return Split(features, stored_references(features.table, stored.neighbours(videos), n))
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import yaml
 
+import glpose
+import store
 from glpose.data.rendered import ClipOptions, write_clip
 from glpose.models.checkpoints import save_checkpoint
 from glpose.models.hrnet import HRNet
@@ -109,6 +113,30 @@ def commit_digests(work: Path) -> dict[str, dict[str, str]]:
         for name in STAGES
         if (record := (folder := StageFolder(work / name)).record_in_force()) is not None
     }
+
+
+def check_predict_says_what_eval_said(folder: Path, backbone: str, scratch: Path) -> None:
+    """`predict` of the clip `c` of a project that has run, in its boxes and with its heads, finds what eval wrote."""
+    proposals = store.open(folder / "work").table("c")
+    found = [
+        {"image_name": f"c/{row['frame']:06d}.jpg", "score": row["score"],
+         "bbox": [row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]]}
+        for row in proposals.to_dict("records")
+    ]  # fmt: skip
+    (scratch / "boxes.json").write_text(json.dumps(found))
+    heads = folder / "work" / "train" / "latest" / "glpose" / "heads.safetensors"
+    clip = folder / "data" / "images" / "val" / "c"
+    table = glpose.predict(clip, boxes=scratch / "boxes.json", device="cpu", heads=str(heads), backbone=backbone)
+    results = folder / "work" / "eval" / "latest" / "results" / "predictions" / "glpose" / "c.json"
+    expected = json.loads(results.read_text())
+    assert len(table) == len(expected["annotations"]) > 5
+    names = expected["categories"][0]["keypoints"]
+    for joint in ("nose", "left_wrist", "right_ankle"):
+        column = names.index(joint)
+        points = [own["keypoints"][3 * column : 3 * column + 2] for own in expected["annotations"]]
+        np.testing.assert_allclose(table[[f"{joint}_x", f"{joint}_y"]], points, atol=2e-3)
+        scores = [own["scores"][column] for own in expected["annotations"]]
+        np.testing.assert_allclose(table[f"{joint}_score"], scores, rtol=1e-4, atol=1e-7)
 
 
 def attempts(work: Path, stage: str) -> dict[str, str]:

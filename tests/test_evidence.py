@@ -156,7 +156,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in (("TRAIN_CLIPS", 2), ("TEST_CLIPS", 2), ("DRAWS", 30)):
+    for name, size in (("TEST_CLIPS", 2), ("DRAWS", 30)):
         monkeypatch.setattr(evidence_report, name, size)
 
 
@@ -164,7 +164,7 @@ def test_the_command_trains_rows_and_writes_tables(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ("single", "copies", "local", "glpose", "oracle")
-    monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, rows))
+    monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, rows, train_clips=2))
     small_sizes(monkeypatch)
     # rows of this size: of k = 1 and n = 2, not the paper's
     own = context(config).config
@@ -225,7 +225,7 @@ def test_wrong_tiers_pipelines_and_files_are_told(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = context(config).config
-    with pytest.raises(ConfigError, match="no tier 'huge'; there are small, full"):
+    with pytest.raises(ConfigError, match="no tier 'huge'; there are small, full, large"):
         evidence(own, "huge", tmp_path, Console(quiet=True))
     other = context(write_pipeline(tmp_path / "other")).config
     with pytest.raises(ConfigError, match="rendered clips"):
@@ -250,7 +250,7 @@ def test_the_oracle_goes_by_the_people_that_detected_boxes_are_of(tmp_path: Path
         run_stages([STAGES[name] for name in ("render", "detect", "extract", "index")], own, Console(quiet=True))
         split = load_split(own, "eval", k=1, n=2)
         index = ROWS["oracle"].index_options(own.config.index)
-        found = row_references(own, split.features, index, split.references)
+        found = row_references(own, split.features, index, split.references, None)
         return split.features.table, found, split.references
 
     def of_people(table: pd.DataFrame, found: References) -> list[list[tuple[int, ...]]]:

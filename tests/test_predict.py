@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from small_pipelines import context, finish_project, snapshot
+from small_pipelines import check_predict_says_what_eval_said, context, finish_project, snapshot
 from test_detect_stage import BRIGHT, write_videos
 
 import glpose
@@ -159,26 +159,7 @@ def test_coco_tools_and_our_own_scorer_read_them(done: Path, tmp_path: Path) -> 
 
 
 def test_poses_are_those_of_eval(project: Path, weights: dict[str, Any], tmp_path: Path) -> None:
-    proposals = store.open(project / "work").table("c")
-    found = [
-        {"image_name": f"c/{row['frame']:06d}.jpg", "score": row["score"],
-         "bbox": [row["x1"], row["y1"], row["x2"] - row["x1"], row["y2"] - row["y1"]]}
-        for row in proposals.to_dict("records")
-    ]  # fmt: skip
-    (tmp_path / "boxes.json").write_text(json.dumps(found))
-    table = glpose.predict(
-        project / "data" / "images" / "val" / "c", boxes=tmp_path / "boxes.json", device="cpu", **weights
-    )
-    results = project / "work" / "eval" / "latest" / "results" / "predictions" / "glpose" / "c.json"
-    expected = json.loads(results.read_text())
-    assert len(table) == len(expected["annotations"]) > 5
-    names = expected["categories"][0]["keypoints"]
-    for joint in ("nose", "left_wrist", "right_ankle"):
-        column = names.index(joint)
-        points = [own["keypoints"][3 * column : 3 * column + 2] for own in expected["annotations"]]
-        np.testing.assert_allclose(table[[f"{joint}_x", f"{joint}_y"]], points, atol=2e-3)
-        scores = [own["scores"][column] for own in expected["annotations"]]
-        np.testing.assert_allclose(table[f"{joint}_score"], scores, rtol=1e-4, atol=1e-7)
+    check_predict_says_what_eval_said(project, weights["backbone"], tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

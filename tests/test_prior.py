@@ -19,7 +19,8 @@ from glpose.models.prior import FLOOR, SURE, Prior, probabilities
 from glpose.options import HeadOptions
 from glpose.single_frame import feature_layer, load_single_frame
 from glpose.targets import draw_targets, heatmap_loss
-from stages.train import CHECKPOINTS, prior_layer
+from stages.last_layer import prior_layer
+from stages.train import CHECKPOINTS
 from store.errors import CheckpointError
 
 CHANNELS, JOINTS, GRID = 4, 3, (12, 9)

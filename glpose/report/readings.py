@@ -12,12 +12,13 @@ MOST = 0.5  # of the weight: "most of it"
 EVEN = 0.2  # of 1 / n: weights that are no farther from it are "almost even"
 T_OF = {"inverse": "1 / |offset|", "linear": "k + 1 - |offset|", "exponential": "exp(1 - |offset|)", "uniform": "1"}
 CHOSEN = {
-    "most_similar": "the most similar by their pooled features",
-    "least_similar": "a control: the least similar by their pooled features",
+    "most_similar": "the most similar by {features}",
+    "least_similar": "a control: the least similar by {features}",
     "random": "a control: some drawn at random",
-    "other_video": "a control: the most similar by their pooled features",
+    "other_video": "a control: the most similar by {features}",
     "oracle": "a control: those whose true poses are nearest",
 }
+COMPARED = {"pooled": "their pooled features", "pose": "where the backbone sees their joints"}
 NEARLY = 0.05  # of an error: a change below it is none
 SAME = 0.1  # px: likewise
 
@@ -44,7 +45,7 @@ def about_references(heads: HeadOptions, index: IndexOptions) -> str:
     near = f" more than {index.exclude_window} frames {'before' if index.causal else 'away'}"
     if index.select == "other_video":
         scope, near = "other videos", ""
-    text = f"Of {pool} people of {scope}{near}, {CHOSEN[index.select]}."
+    text = f"Of {pool} people of {scope}{near}, {CHOSEN[index.select].format(features=COMPARED[index.embedding])}."
     if heads.inputs == "key_copies":
         return f"{text} A control: the heads do not see them, but copies of the key frame, all of one weight."
     if not heads.weighted:
