@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from glpose.models.hrnet import BasicBlock, init_weights
 from glpose.models.prior import Prior
+from glpose.models.softmax import bounded_softmax
 from glpose.options import HeadOptions
 
 HEAD_KERNELS = {"mlp": 1, "3x3": 3, "5x5": 5}  # an MLP over channels at each location is a 1x1 convolution
@@ -33,10 +34,10 @@ def local_weights(offsets: tuple[int, ...], options: HeadOptions) -> Tensor:
 def nonlocal_weights(similarity: Tensor, options: HeadOptions) -> Tensor:
     """Eq. 3: softmax over the n references, (B, n) or (B, n, C) per channel; -inf marks a missing one, weight 0."""
     present = torch.isfinite(similarity)
-    if not options.weighted:
+    if not options.weighted or similarity.shape[1] == 0:
         return present.to(similarity.dtype)
     logits = (similarity / options.temperature).masked_fill(~present, -torch.inf)
-    weights = torch.softmax(logits.masked_fill(~present.any(dim=1, keepdim=True), 0.0), dim=1)
+    weights = bounded_softmax(logits.masked_fill(~present.any(dim=1, keepdim=True), 0.0), dim=1)
     return weights * present
 
 

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glpose.models.softmax import bounded_softmax
+
 FLOOR = 1e-5  # probability of every pixel, so that no frame forbids a place
 SHARP, SPREAD = 0.35, 0.5  # heatmap px on a grid GRID wide: the key frame's blur at first, and more for each frame away
 GRID = 36
 KEY_POWER, LOCAL_POWER, SLOPE = 1.0, 0.2, 0.3  # at first; SLOPE: more where a frame is sure of a joint
-LEAST = -40.0  # logarithm of the least probability over the largest: less slows a CPU tenfold (subnormal numbers)
 SURE = 0.1  # a map's maximum that counts as neither sure nor unsure: a Gaussian target's of sigma 1.5 is 0.07
 
 
@@ -55,12 +56,12 @@ class Prior(nn.Module):
         with torch.autocast(key.device.type, enabled=False):
             maps = torch.cat([key[:, None], local[:, : frames - 1]], dim=1).float()  # (B, T, C, H, W)
             logits = self.layer(maps.flatten(0, 1)).flatten(2)  # (B T, J, H W)
-            likely = probabilities(logits).view(-1, frames * joints, *key.shape[2:])
+            likely = bounded_softmax(logits).view(-1, frames * joints, *key.shape[2:])
             sure = (likely.amax(dim=(2, 3)).clamp_min(FLOOR) / SURE).log().view(-1, frames, joints)
             power = F.softplus(self.power + self.slope * sure)  # (B, T, J)
             blurred = self.blur(likely).flatten(2).unflatten(1, (frames, joints))  # (B, T, J, H W)
             product = ((blurred + FLOOR).log() * power[..., None]).sum(dim=1)  # (B, J, H W)
-            return self.height * probabilities(product).view(-1, joints, *key.shape[2:])
+            return self.height * bounded_softmax(product).view(-1, joints, *key.shape[2:])
 
     def blur(self, maps: Tensor) -> Tensor:
         """Each of (B, T J, H, W) maps under a Gaussian of its own, nothing of which leaves the grid.
@@ -76,10 +77,4 @@ class Prior(nn.Module):
         """(T J, size, size): from each place on a line, the share that every place gets."""
         at = torch.arange(size, device=self.log_sigma.device)
         variance = (2 * self.log_sigma.flatten()).exp()[:, None, None]
-        return probabilities(-((at[:, None] - at) ** 2) / (2 * variance))
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension, in which nothing is less than exp(LEAST) of the largest."""
-    top = logits.detach().amax(dim=-1, keepdim=True)
-    return (logits - top).clamp_min(LEAST).softmax(dim=-1)
+        return bounded_softmax(-((at[:, None] - at) ** 2) / (2 * variance))
