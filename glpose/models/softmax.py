@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-LEAST = (
-    -40.0
-)  # of the least share over the largest, its logarithm: it adds nothing to 1, and its square is no subnormal
+# Logarithm of the least share over the largest: it adds nothing to 1 in float32, and its square is no subnormal number.
+LEAST = -40.0
 
 
 def bounded_softmax(logits: Tensor, dim: int = -1) -> Tensor:
