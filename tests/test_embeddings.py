@@ -20,11 +20,13 @@ from torch import nn
 
 import store
 from glpose.embeddings import CELLS, pose_embedding, shares, stored_embeddings, table_embeddings
+from glpose.evidence import ROWS
 from glpose.keypoints import POSETRACK
 from glpose.options import HeadOptions, IndexOptions, index_problem
 from glpose.references import references_of, stored_references
 from glpose.retrieval import make_gallery
 from glpose.single_frame import feature_layer
+from stages.evidence import row_references
 from stages.train import load_split
 
 JOINTS, GRID = 3, (16, 12)
@@ -162,6 +164,21 @@ def test_pooled_features_stay_what_they_were(config: Path) -> None:
     with pytest.raises(ValueError, match="last layer"):
         stored_embeddings(opened.features("c"), slice(None), POSES)
     assert stored_embeddings(opened.features("c"), slice(None), POSES, layer).shape[1] == 15 * 48
+
+
+def test_the_evidences_row_has_the_references_of_such_an_index(config: Path) -> None:
+    """Of a pipeline that compares pooled features, too: the row brings options of its own."""
+    pooled, layer = context(config, SETTINGS[0]), feature_layer("demo", POSETRACK)
+    index = ROWS["pose"].index_options(pooled.config.index)
+    assert index.embedding == "pose" and index.pool == "all"
+    split = load_split(context(config, *SETTINGS), "eval", k=1, n=2).features
+    found = row_references(pooled, split, index, None, layer)
+    embeddings = table_embeddings(store.open(config.parent / "work"), split.table, index, layer)
+    frames = split.table["frame"].to_numpy()
+    for row, own in enumerate(found.rows):
+        far = np.flatnonzero(abs(frames - frames[row]) > index.exclude_window)
+        nearest = far[np.argsort(-(embeddings[far] @ embeddings[row]), kind="stable")][: index.n]
+        assert set(own[own >= 0]) == set(nearest)
 
 
 def test_predict_finds_such_references_too(config: Path, tmp_path: Path) -> None:

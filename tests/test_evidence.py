@@ -134,6 +134,9 @@ def test_rows_comparisons_and_trends_fit_together() -> None:
     for option, members in TRENDS.items():
         assert [getattr(ROWS[name].head_options(heads), option) for name, _ in members] == [at for _, at in members]
     assert TIERS["full"].rows == tuple(ROWS) and set(TIERS["small"].rows) <= set(ROWS) and TIERS["full"].trainings >= 3
+    folders = {(tier.train_clips, tier.ending) for tier in TIERS.values()}  # of other clips, other folders
+    assert len(folders) == len({clips for clips, _ in folders}) == len({ending for _, ending in folders}) == 2
+    assert set(TIERS["large"].rows) <= set(ROWS)
     pairs = {(comparison.a, comparison.b) for comparison in COMPARISONS}
     assert ("glpose", "copies") in pairs and len(TIERS["small"].rows) == 6 and TIERS["small"].trainings == 1
 
