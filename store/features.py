@@ -13,7 +13,7 @@ import zarr
 import zarr.errors
 
 from store.errors import CorruptData, StoreError
-from store.places import Place, sizes
+from store.places import Place, size_fault, sizes
 from store.quantise import dequantise, quantise
 from store.record import file_digest
 from store.schema import FeatureSchema, create_arrays
@@ -176,15 +176,11 @@ class VideoFeatures:
         for name, (size, digest) in files.items():
             if not name.startswith(f"{GROUP}/"):
                 continue
-            if name not in there:
-                fault = "is missing"
-            elif there[name] != size:
-                fault = f"has {there[name]} bytes, {size} were committed"
-            elif name.endswith("zarr.json") and file_digest(folder / name) != digest:  # small; nothing else covers it
-                fault = "does not match its checksum"
-            else:
-                continue
-            raise CorruptData(f"features of {self.video!r} are damaged: {name} {fault}; run verify")
+            fault = size_fault(there, name, size)
+            if not fault and name.endswith("zarr.json") and file_digest(folder / name) != digest:
+                fault = "does not match its checksum"  # such files are small, and nothing else covers them
+            if fault:
+                raise CorruptData(f"features of {self.video!r} are damaged: {name} {fault}; run verify")
 
     def _maps(
         self, name: str, rows: Any, views: Sequence[int] | None, positions: Sequence[int] | None = None

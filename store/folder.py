@@ -30,7 +30,18 @@ from typing import Any
 from store.atomic import is_disk_full, parse_json
 from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal, sweep_leftovers
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
-from store.places import Place, publish_if_absent, read_json, read_text, remove_if, remove_tree, sizes, swap, texts
+from store.places import (
+    Place,
+    publish_if_absent,
+    read_json,
+    read_text,
+    remove_if,
+    remove_tree,
+    size_fault,
+    sizes,
+    swap,
+    texts,
+)
 from store.record import Record, file_digest, fingerprint
 
 FORMAT = 1  # of everything a stage folder holds; readers refuse a newer one
@@ -168,10 +179,8 @@ class StageFolder:
         folder, found = self.attempt_path(commit), []
         there = sizes(folder)
         for name, (size, digest) in commit.files.items():
-            if name not in there:
-                found.append(f"{name} is missing")
-            elif there[name] != size:
-                found.append(f"{name} has {there[name]} bytes, {size} were committed")
+            if fault := size_fault(there, name, size):
+                found.append(f"{name} {fault}")
             elif file_digest(folder / name) != digest:
                 found.append(f"{name} does not match its checksum")
         return found

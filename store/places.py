@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
@@ -143,6 +143,13 @@ def sizes(folder: Place) -> dict[str, int]:
             path = os.path.join(parent, name)
             out[os.path.relpath(path, folder).replace(os.sep, "/")] = os.stat(path).st_size
     return dict(sorted(out.items()))
+
+
+def size_fault(there: Mapping[str, int], name: str, size: int) -> str:
+    """What is wrong with a file that was committed with so many bytes; "" for nothing. there: of `sizes`."""
+    if name not in there:
+        return "is missing"
+    return f"has {there[name]} bytes, {size} were committed" if there[name] != size else ""
 
 
 def details(folder: UPath) -> list[dict[str, Any]]:

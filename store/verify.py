@@ -20,7 +20,7 @@ import pyarrow as pa
 from store.errors import CorruptData, StoreError
 from store.features import GROUP
 from store.folder import Commit, StageFolder
-from store.places import Place, sizes
+from store.places import Place, size_fault, sizes
 from store.tables import SCHEMAS, read_table, read_tables
 from store.verify_features import verify_features
 from store.verify_files import Unit, file_check
@@ -76,15 +76,16 @@ def verify_stage(
     units: dict[str, list[str]] = {}
     reader = _Reader(progress)
     there = _by_attempt(sizes(folder.path / "data")) if found.commits else {}
-    for name, commit in found.commits.items():
-        sizes_there = there.get((name, commit.attempt), {})
+    for unit, commit in found.commits.items():
+        sizes_there = there.get((unit, commit.attempt), {})
         if fast:
-            lines = [f"{file} {fault}" for file in commit.files if (fault := _size_fault(sizes_there, commit, file))]
+            faults = {name: size_fault(sizes_there, name, size) for name, (size, _) in commit.files.items()}
+            lines = [f"{name} {fault}" for name, fault in faults.items() if fault]
             progress(commit.bytes)
         else:
             lines = list(_unit_faults(folder, found, commit, sizes_there, reader, splits))
         if lines:
-            units[name] = [*lines[:LINES], *([f"and {len(lines) - LINES} more"] if len(lines) > LINES else [])]
+            units[unit] = [*lines[:LINES], *([f"and {len(lines) - LINES} more"] if len(lines) > LINES else [])]
     merged = [] if fast or units else _wrong_merges(folder, found.commits)
     return Verdict(found.faults, units, merged, stray_links(folder, found.commits))
 
@@ -113,7 +114,7 @@ def _unit_faults(
     path = folder.attempt_path(commit)
 
     def read(name: str) -> tuple[memoryview, str]:
-        if fault := _size_fault(there, commit, name):
+        if fault := size_fault(there, name, commit.files[name][0]):
             reader.progress(commit.files[name][0])
             return memoryview(b""), fault
         return reader.read(path / name, *commit.files[name])
@@ -131,13 +132,6 @@ def _unit_faults(
             yield f"{name} {fault}"
         elif check := file_check(name):
             yield from check(data, unit)
-
-
-def _size_fault(there: Mapping[str, int], commit: Commit, name: str) -> str:
-    size = commit.files[name][0]
-    if name not in there:
-        return "is missing"
-    return f"has {there[name]} bytes, {size} were committed" if there[name] != size else ""
 
 
 def _by_attempt(files: Mapping[str, int]) -> dict[tuple[str, str], dict[str, int]]:
