@@ -378,7 +378,16 @@ class HeadOptions(Options):
         default="none",
         description="heatmaps that the heads correct: the backbone's own of the key frame, or all frames', fused",
     )
+    align: Literal["none", "pose"] = Field(
+        default="none",
+        description="warp local frames and references onto the key frame's pose, as the backbone's last layer sees it",
+    )
     init_std: float = Field(default=0.001, gt=0, description="new convolution weights: N(0, std)")
+
+    @property
+    def read_layer(self) -> bool:
+        """Whether they need the backbone's own last layer: for a prior, or to see poses with."""
+        return self.prior != "none" or self.align != "none"
 
     @model_validator(mode="after")
     def _sum_fits(self) -> HeadOptions:

@@ -67,7 +67,7 @@ def load_single_frame(source: str | Path, joints: JointSet, device: torch.device
 def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
     """The layer that makes logits over the grid, of these joints, from the features that heads read.
 
-    It is what `heads.prior` starts from and what `index.embedding: pose` sees poses with.
+    It is what `heads.prior` starts from, and what `heads.align` and `index.embedding: pose` see poses with.
 
     CheckpointError where a checkpoint has none: where its own reads other features, those of stage 4, or is not trained
     with cross-entropy, or predicts other joints.
@@ -75,8 +75,9 @@ def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
     hrnet = load_hrnet(source)
     if hrnet.final_layer is None or hrnet.stages != 3 or not _is_logits(source):
         raise CheckpointError(
-            f"{source} has no layer that reads its features as logits, as heads.prior and index.embedding=pose need: "
-            "pretrain it with pretrain.stages=3 and pretrain.loss=cross_entropy, or leave them at none and pooled"
+            f"{source} has no layer that reads its features as logits, as heads.prior, heads.align and "
+            "index.embedding=pose need: pretrain it with pretrain.stages=3 and pretrain.loss=cross_entropy, or leave "
+            "them at none, none and pooled"
         )
     channels = _channels(source, hrnet, joints)
     layer = nn.Conv2d(hrnet.width, len(joints), 1)

@@ -64,7 +64,7 @@ def train_heads(
 
     A variant's weights are those that it would get alone. Stored references are used as they are where everyone in
     scope is the pool, or where pools are not redrawn. One seed gives the same weights again on one CPU; on a GPU, as
-    far as its kernels do. layer: the backbone's own, which heads with a prior start from. held_out: what the best epoch
+    far as its kernels do. layer: the backbone's own, for heads that read it. held_out: what the best epoch
     is chosen on. state: file that an interrupted training goes on from, to the same weights; the caller removes it in
     the end. ranks: the processes that share the work, each with examples of its own.
 
@@ -116,16 +116,18 @@ def new_trainee(
 ) -> Trainee:
     """New heads and their optimiser. Weights depend on `options.seed` alone, not on what else is trained.
 
-    layer: what `Prior.start_from` takes. ValueError where heads with a prior are given none.
+    layer: the backbone's own last one. ValueError where heads that read it are given none.
     """
     split = examples.split
     offsets = tuple(split.offsets[position] for position in positions_within(split.offsets, heads.k, heads.causal))
     torch.manual_seed(options.seed)
     model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads)
-    if model.prior is not None:
-        if layer is None:
-            raise ValueError("heads with a prior start from the backbone's last layer")
+    if heads.read_layer and layer is None:
+        raise ValueError("heads with a prior, or that align what they see, start from the backbone's last layer")
+    if model.prior is not None and layer is not None:
         model.prior.start_from(layer, scaled_sigma(options.sigma, split.schema.width), split.schema.width)
+    if model.alignment is not None and layer is not None:
+        model.alignment.start_from(layer)
     model = model.to(split.device).train()
     return Trainee(Trained(model), ranks.wrap(model), torch.optim.Adam(model.parameters(), lr=options.lr))
 

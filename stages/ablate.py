@@ -72,7 +72,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the features and references of all videos of the training split, and of what a prior starts from."""
+    """Digest of the features and references of all videos of the training split, and of the layer that heads read."""
     return context.once("train split", lambda: train.inputs(context, unit))
 
 

@@ -1,4 +1,4 @@
-"""The backbone's own last layer, for what reads its features with it: heads with a prior, and retrieval by pose."""
+"""The backbone's own last layer, for what reads its features with it: some heads, and retrieval by pose."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def last_layer(config: PipelineConfig) -> nn.Conv2d:
     return feature_layer(config.extract.checkpoint, joint_set(config.data))
 
 
-def prior_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
-    """What `train_heads` needs beside the features: `last_layer` where any of these heads has a prior."""
-    return last_layer(config) if any(own.prior != "none" for own in heads) else None
+def heads_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
+    """What `train_heads` needs beside the features: `last_layer` where any of these heads read it."""
+    return last_layer(config) if any(own.read_layer for own in heads) else None
 
 
 def pose_layer(config: PipelineConfig) -> nn.Conv2d | None:

@@ -29,7 +29,7 @@ from glpose.training_log import EpochLog, Progress
 from glpose.training_state import last_state
 from stages.config import PipelineConfig
 from stages.curves import Curves
-from stages.last_layer import last_layer, pose_layer, prior_layer
+from stages.last_layer import heads_layer, last_layer, pose_layer
 from stages.stage import Context, Stage, shown_output, split_videos
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
@@ -52,7 +52,7 @@ class Split:
 class Training:
     """What all variants are trained on: this process's share of the examples, and the held-out ones.
 
-    layer: the backbone's own, where heads have a prior.
+    layer: the backbone's own, where heads read it.
     """
 
     examples: Examples
@@ -70,20 +70,21 @@ def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
 def parameters(config: PipelineConfig) -> dict[str, Any]:
     """All options but whether the single-frame row is trained too; the joints where they are the user's own."""
     options = config.train.model_dump(mode="json", exclude={"single_frame"})
-    if config.train.heads.prior == "none":  # as in records from before there were priors
-        del options["heads"]["prior"]
+    for later in ("prior", "align"):  # as in records from before there were such heads
+        if options["heads"][later] == "none":
+            del options["heads"][later]
     return {**options, "joint_names": joint_set(config.data).joints} if config.data.kind == "coco" else options
 
 
 def inputs(context: Context, unit: str) -> str:
-    """Digest of the features and references of all videos of the training split, and of what a prior starts from."""
-    digest, start = split_digest(context, "train"), prior_digest(context, context.config.train.heads)
+    """Digest of the features and references of all videos of the training split, and of the layer that heads read."""
+    digest, start = split_digest(context, "train"), heads_digest(context, context.config.train.heads)
     return digest if start is None else fingerprint([digest, start])
 
 
-def prior_digest(context: Context, heads: HeadOptions) -> str | None:
-    """Digest of the layer that the prior of these heads starts from; None where they have none."""
-    return None if heads.prior == "none" else layer_digest(context)
+def heads_digest(context: Context, heads: HeadOptions) -> str | None:
+    """Digest of the backbone's last layer; None where these heads do not read it."""
+    return layer_digest(context) if heads.read_layer else None
 
 
 def layer_digest(context: Context) -> str:
@@ -149,7 +150,7 @@ def load_training(context: Context, heads: Sequence[HeadOptions]) -> Training:
         split = load_split(context, "train", videos, k=max(h.k for h in heads), n=max(h.n for h in heads))
         return make_examples(split.features, split.references, joints, config.train)
 
-    layer = prior_layer(config, heads)
+    layer = heads_layer(config, heads)
     return Training(examples(own), examples(chosen) if chosen else None, ranks, layer)
 
 

@@ -35,6 +35,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "single frame": ({"k": 0, "n": 0, "enhancement": False}, {"key"}),
     "copies": ({"inputs": "key_copies"}, {"key"}),
     "prior": ({"n": 0, "prior": "frames"}, {"key", "local"}),
+    "aligned": ({"align": "pose"}, {"key", "local", "references", "similarity"}),
 }  # fmt: skip
 
 

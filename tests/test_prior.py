@@ -19,7 +19,7 @@ from glpose.models.prior import FLOOR, SURE, Prior
 from glpose.options import HeadOptions
 from glpose.single_frame import feature_layer, load_single_frame
 from glpose.targets import draw_targets, heatmap_loss
-from stages.last_layer import prior_layer
+from stages.last_layer import heads_layer
 from stages.train import CHECKPOINTS
 from store.errors import CheckpointError
 
@@ -196,7 +196,7 @@ def test_a_pipeline_with_a_prior(tmp_path: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"train", "eval"}
     path = tmp_path / "work/train/latest/glpose" / CHECKPOINTS["last"]
     small = context(config, *slow, f"{PRIOR}=frames")
-    wanted = prior_layer(small.config, [small.config.train.heads])
+    wanted = heads_layer(small.config, [small.config.train.heads])
     assert wanted is not None
     held = read_state_dict(path)
     torch.testing.assert_close(held["prior.layer.weight"], wanted.weight, atol=1e-4, rtol=0)  # hardly trained

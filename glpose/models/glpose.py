@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from glpose.models.alignment import Alignment
 from glpose.models.hrnet import BasicBlock, init_weights
 from glpose.models.prior import Prior
 from glpose.models.softmax import bounded_softmax
@@ -66,6 +67,7 @@ class GLPoseHeads(nn.Module):
         self.head = nn.Conv2d(head_channels, num_joints, kernel, padding=kernel // 2)
         init_weights(self, options.init_std)
         fused = offsets if options.prior == "frames" else ()
+        self.alignment = Alignment(channels, num_joints) if options.align == "pose" else None
         self.prior = Prior(channels, num_joints, fused) if options.prior != "none" else None
 
     def forward(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> Tensor:
@@ -75,6 +77,7 @@ class GLPoseHeads(nn.Module):
         per-channel weights; -inf for a missing reference, whose map is ignored.
         """
         local, references, similarity = self.seen(key, local, references, similarity)
+        local, references = self.aligned(key, local, references)
         w_local = self.local_weight.to(key.dtype)  # (2k,)
         w_nonlocal = nonlocal_weights(similarity, self.options).to(key.dtype)
         if w_nonlocal.dim() == 2:
@@ -94,6 +97,13 @@ class GLPoseHeads(nn.Module):
         equal = key.new_zeros(key.shape[0], self.options.n)  # each as similar to the key frame as the others
         return copies[:, : len(self.offsets)], copies[:, len(self.offsets) :], equal
 
+    def aligned(self, key: Tensor, local: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Local maps and references where the key frame's pose is; copies of the key frame are there already."""
+        if self.alignment is None or self.options.inputs == "key_copies":
+            return local, references
+        warped = self.alignment(key, torch.cat([local, references], dim=1))
+        return warped[:, : local.shape[1]], warped[:, local.shape[1] :]
+
     def enhance(self, s: Tensor, key: Tensor) -> Tensor:
         """F of Eq. 5, (B, C, H, W): the aggregate s where the key frame saw nothing, and the key frame."""
         repaired = self.mask(key) * s
@@ -106,4 +116,4 @@ class GLPoseHeads(nn.Module):
 
 def single_frame(options: HeadOptions) -> HeadOptions:
     """The single-frame row: the same heads without local frames, references or enhancement."""
-    return options.model_copy(update={"k": 0, "n": 0, "enhancement": False})
+    return options.model_copy(update={"k": 0, "n": 0, "align": "none", "enhancement": False})
