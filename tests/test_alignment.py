@@ -117,6 +117,16 @@ def test_features_learn_through_it_and_the_layer_does_not() -> None:
     assert not list(alignment.parameters())
 
 
+def test_features_in_bfloat16_stay_so() -> None:
+    """As `finetune.precision: bfloat16` has them; where they are moved to is computed in float32."""
+    key, other = spots(*PLACES), spots(*((y, x + 3) for y, x in PLACES))
+    wanted = as_seen()(key[None], other[None, None])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = as_seen()(key[None].bfloat16(), other[None, None].bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0)
+
+
 # ---------------------------------------------------------------------------------------------------------------- heads
 OFFSETS = (-2, -1, 1, 2)
 

@@ -459,6 +459,21 @@ def test_other_ways_train_too(project: Path, split: CropSplit, tmp_path: Path, c
     assert np.isfinite(losses).all() and not same(before, net) and not same(heads_before, heads)
 
 
+def test_heads_that_align_keep_the_layer_that_they_see_poses_with(
+    project: Path, split: CropSplit, tmp_path: Path
+) -> None:
+    config, (net, plain) = context(project / "pipelines.yaml").config, networks(project)
+    options = plain.options.model_copy(update={"align": "pose"})
+    heads = GLPoseHeads(net.width, plain.num_joints, plain.offsets, options)
+    heads.load_state_dict(plain.state_dict(), strict=False)
+    assert heads.alignment is not None
+    heads.alignment.weight.normal_(0, 2)
+    before = heads.alignment.weight.clone()
+    own = config.finetune.model_copy(update={"precision": "bfloat16"})
+    finetune(split, net, heads, own, config.train, config.index, CPU, 1, lambda *_: None, tmp_path / "state")
+    assert torch.equal(before, heads.alignment.weight) and not same(plain, heads)
+
+
 @pytest.mark.slow
 def test_it_learns(project: Path, split: CropSplit, tmp_path: Path) -> None:
     losses: list[float] = []

@@ -36,9 +36,10 @@ class Alignment(nn.Module):
 
     def forward(self, key: Tensor, others: Tensor) -> Tensor:
         """The others (B, M, C, H, W), warped. key: (B, C, H, W). No gradient is of where they are moved."""
-        with torch.no_grad(), torch.autocast(key.device.type, enabled=False):
-            move = self.moves(key.float(), others.float())
-        return moved(others, move)
+        with torch.autocast(key.device.type, enabled=False):
+            with torch.no_grad():
+                move = self.moves(key.float(), others.float())
+            return moved(others.float(), move).to(others.dtype)
 
     def moves(self, key: Tensor, others: Tensor) -> Tensor:
         """(B, M, 2, H, W) px x, y: how far from each place of the key frame the same of the body is in the others."""
