@@ -385,9 +385,14 @@ class HeadOptions(Options):
     init_std: float = Field(default=0.001, gt=0, description="new convolution weights: N(0, std)")
 
     @property
-    def read_layer(self) -> bool:
+    def aligns(self) -> bool:
+        """Whether what they see is warped: copies of the key frame are in place already."""
+        return self.align != "none" and self.inputs == "features" and (self.k > 0 or self.n > 0)
+
+    @property
+    def reads_layer(self) -> bool:
         """Whether they need the backbone's own last layer: for a prior, or to see poses with."""
-        return self.prior != "none" or self.align != "none"
+        return self.prior != "none" or self.aligns
 
     @model_validator(mode="after")
     def _sum_fits(self) -> HeadOptions:

@@ -122,7 +122,7 @@ def new_trainee(
     offsets = tuple(split.offsets[position] for position in positions_within(split.offsets, heads.k, heads.causal))
     torch.manual_seed(options.seed)
     model = GLPoseHeads(split.schema.channels, len(examples.joints), offsets, heads)
-    if heads.read_layer and layer is None:
+    if heads.reads_layer and layer is None:
         raise ValueError("heads with a prior, or that align what they see, start from the backbone's last layer")
     if model.prior is not None and layer is not None:
         model.prior.start_from(layer, scaled_sigma(options.sigma, split.schema.width), split.schema.width)

@@ -237,7 +237,7 @@ def heads_in_words(config: PipelineConfig) -> str:
         words += ["references of earlier frames"] if index.causal and not heads.causal else []
     if heads.causal:
         words.append("causal")
-    if heads.align != "none":
+    if heads.aligns:
         words.append(f"aligned by {heads.align}")
     if heads.prior != "none":
         words.append(f"prior: {heads.prior}")

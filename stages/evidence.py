@@ -163,7 +163,7 @@ def row_references(
 
 def _reads_layer(config: PipelineConfig, row: Row) -> bool:
     """Whether a row's heads read the backbone's last layer, or its references are seen with it."""
-    return row.head_options(config.train.heads).read_layer or row.index_options(config.index).embedding == "pose"
+    return row.head_options(config.train.heads).reads_layer or row.index_options(config.index).embedding == "pose"
 
 
 def _with_true_poses(context: Context, table: pd.DataFrame) -> pd.DataFrame:

@@ -89,10 +89,15 @@ def _write(config: PipelineConfig, out: Path, net: HRNet, heads: GLPoseHeads, me
 
 
 def _next_steps(config: PipelineConfig, out: Path) -> list[str]:
+    heads = config.train.heads
+    without = [f"--set train.heads.{name}=none" for name in ("prior", "align") if getattr(heads, name) != "none"]
+    settings = [
+        f"--set extract.checkpoint={out / BACKBONE}", f"--set eval.heads={out / HEADS}", *without,
+        f"--set work={config.work}-finetuned",
+    ]  # fmt: skip
     return [
         f"{out}: {BACKBONE} and {HEADS}, which reads its features; stored features are of the backbone before. Next:",
-        f"  glpose-stage run -p {config.name} --set extract.checkpoint={out / BACKBONE} --set eval.heads={out / HEADS} "
-        f"--set work={config.work}-finetuned",
+        f"  glpose-stage run -p {config.name} {' '.join(settings)}",
     ]
 
 

@@ -19,7 +19,7 @@ def last_layer(config: PipelineConfig) -> nn.Conv2d:
 
 def heads_layer(config: PipelineConfig, heads: Sequence[HeadOptions]) -> nn.Conv2d | None:
     """What `train_heads` needs beside the features: `last_layer` where any of these heads read it."""
-    return last_layer(config) if any(own.read_layer for own in heads) else None
+    return last_layer(config) if any(own.reads_layer for own in heads) else None
 
 
 def pose_layer(config: PipelineConfig) -> nn.Conv2d | None:

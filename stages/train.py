@@ -84,7 +84,7 @@ def inputs(context: Context, unit: str) -> str:
 
 def heads_digest(context: Context, heads: HeadOptions) -> str | None:
     """Digest of the backbone's last layer; None where these heads do not read it."""
-    return layer_digest(context) if heads.read_layer else None
+    return layer_digest(context) if heads.reads_layer else None
 
 
 def layer_digest(context: Context) -> str:

@@ -164,7 +164,9 @@ def test_the_control_sees_copies_and_a_single_frame_nothing_to_align() -> None:
     with torch.inference_mode():
         found = [heads(inputs="key_copies", align=own)(key, local, references, similarity) for own in ("none", "pose")]
     assert torch.equal(*found)
-    assert single_frame(HeadOptions(align="pose")).align == "none"
+    for own in (heads(inputs="key_copies").options, single_frame(HeadOptions(align="pose"))):
+        assert own.align == "pose" and not own.aligns and not own.reads_layer
+    assert heads(n=0).options.aligns and heads(k=0).options.reads_layer
 
 
 def test_heads_without_it_are_the_papers() -> None:

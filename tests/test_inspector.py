@@ -385,6 +385,13 @@ def test_words_on_heads_and_controls() -> None:
     assert "every reference weighs 1" in readings.about_references(plain, index)
     assert "every frame weighs 1" in readings.about_local(plain)
     assert "frames before." in readings.about_local(HeadOptions(causal=True))
+    for heads, warped in (
+        (HeadOptions(align="pose"), True),
+        (HeadOptions(), False),
+        (HeadOptions(align="pose", inputs="key_copies"), False),
+    ):
+        for text in (readings.about_local(heads), readings.about_references(heads, index)):
+            assert ("warped onto the key frame's pose" in text) == warped
     assert "no enhancement" in readings.about_outcomes(HeadOptions(enhancement=False), flip=False)
     assert "mean" in readings.about_outcomes(HeadOptions(mask="channel"), flip=False)
     assert "flip test" in readings.about_outcomes(HeadOptions(), flip=True)

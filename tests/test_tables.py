@@ -269,6 +269,15 @@ def test_costs_of_heads_by_hand(heads: HeadOptions) -> None:
     assert crop is not None and costs.backbone_flops == (1 + 2 * heads.k) * crop
 
 
+def test_costs_of_the_layer_that_heads_read() -> None:
+    plain, grid = head_costs(HeadOptions(), W48, 15), 96 * 72
+    aligned = head_costs(HeadOptions(align="pose"), W48, 15)
+    per_joint = 15 * (48 + 2) + 14 * 3  # logits and two sums of every map, the joints' three sums of every other
+    assert aligned.flops - plain.flops == 2 * grid * 15 * per_joint and aligned.parameters == plain.parameters
+    prior = head_costs(HeadOptions(prior="frames"), W48, 15)
+    assert prior.flops > plain.flops and prior.parameters == plain.parameters + (48 + 1) * 15 + 3 * 9 * 15 + 1
+
+
 def test_costs_of_the_backbone() -> None:
     crop = backbone_flops(W48)
     assert crop is not None and round(crop / 1e9, 2) == 40.65

@@ -7,7 +7,7 @@ frame; a joint is found within 0.1 of the larger side of the extent of the perso
 often a joint that is missed in one frame is missed in another. The second multiplies what the frames show, as
 `heads.prior: frames` does before it is trained: of the frames as they are, of frames warped onto the key frame's pose
 (`glpose.models.alignment`), and of frames with every joint moved back by as much as it truly moved, which no
-aggregation knows. Blur: of a joint's place, px for each frame away. All in percent.
+aggregation knows. Blur: of a joint's place for each frame away, px of a grid 36 wide. Shares are in percent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from glpose.examples import Examples, make_examples
 from glpose.geometry import frame_to_heatmap
 from glpose.heatmaps import decode_argmax
 from glpose.models.alignment import Alignment, moved
-from glpose.models.prior import SHARP, Prior
+from glpose.models.prior import GRID, SHARP, Prior
 from stages.config import find_config, load_pipeline
 from stages.last_layer import last_layer
 from stages.stage import Context
@@ -59,7 +59,8 @@ def main(
         """(P, J): joints that are found."""
         with torch.inference_mode():
             distance = torch.tensor([0.0, *(abs(offset) for offset in examples.split.offsets)])
-            prior.log_sigma.copy_((SHARP + blur * distance).log()[:, None].expand_as(prior.log_sigma))
+            sigma = (SHARP + blur * distance) * examples.split.schema.width / GRID
+            prior.log_sigma.copy_(sigma.log()[:, None].expand_as(prior.log_sigma))
             found = np.concatenate([fuse(how, prior, alignment, *own) for own in batches(examples, moves)])
         return within(found, examples)
 
@@ -71,12 +72,13 @@ def main(
     for offset in OFFSETS:
         shares = [share for kind in kinds for share in missed_again(examples, alone, kind, flags > 0, offset)]
         print(f"| {offset} | {' | '.join(f'{100 * share:.0f}' for share in shares)} |")
-    seen = kinds[0] & visible.any(axis=1)
+    seen, unseen = (kinds[0] & own for own in (visible.any(axis=1), ~visible.any(axis=1)))
     print(f"\n{100 * seen.sum() / kinds[0].sum():.0f} % of the hidden joints are visible in a frame around\n")
-    print("| frames around | blur | hidden | those visible in a frame around | visible |\n|---|---|---|---|---|")
+    print("| frames around | blur | hidden | visible in a frame around | hidden there too | visible |")
+    print("|---|---|---|---|---|---|")
     for how, blur in WAYS:
         found = right(how, blur)
-        shares = [f"{100 * found[own].mean():.1f}" for own in (kinds[0], seen, kinds[1])]
+        shares = [f"{100 * found[own].mean():.1f}" for own in (kinds[0], seen, unseen, kinds[1])]
         print(f"| {how} | {blur} | {' | '.join(shares)} |", flush=True)
 
 
@@ -118,9 +120,10 @@ def fuse(how: str, prior: Prior, alignment: Alignment, key: Tensor, local: Tenso
     if how == TRUE_MOTION:  # every joint moves all maps by a way of its own
         ways = moves[..., None, None].expand(*moves.shape, *key.shape[2:]).unbind(dim=2)
         maps = torch.stack([prior(key, moved(local, way))[:, joint] for joint, way in enumerate(ways)], dim=1)
+    elif how == WARPED:
+        maps = prior(key, alignment(key, local))
     else:
-        shown = {NONE: key[:, None].expand_as(local), AS_THEY_ARE: local, WARPED: alignment(key, local)}
-        maps = prior(key, shown[how])
+        maps = prior(key, local if how == AS_THEY_ARE else key[:, None].expand_as(local))
     return decode_argmax(maps.numpy())[0]
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glpose.models.precision import full_precision
 from glpose.models.softmax import LEAST
 
 AROUND = 1 / 24  # of the grid's width: how far around its peak a joint's probability is taken to be of the joint
@@ -36,7 +37,7 @@ class Alignment(nn.Module):
 
     def forward(self, key: Tensor, others: Tensor) -> Tensor:
         """The others (B, M, C, H, W), warped. key: (B, C, H, W). No gradient is of where they are moved."""
-        with torch.autocast(key.device.type, enabled=False):
+        with full_precision(key.device):
             with torch.no_grad():
                 move = self.moves(key.float(), others.float())
             return moved(others.float(), move).to(others.dtype)
@@ -71,8 +72,8 @@ def joints_seen(logits: Tensor) -> tuple[Tensor, Tensor]:
 def spread_moves(key: Tensor, others: Tensor, sure: Tensor, height: int, width: int) -> Tensor:
     """(B, M, 2, H, W) px: the mean of the joints' moves at each place, nearer and surer ones weighing more.
 
-    key: (B, J, 2) px. others: (B, M, J, 2) px. sure: (B, M, J), what each joint weighs. Far from all that are sure it
-    is their mean, the body's.
+    key: (B, J, 2) px. others: (B, M, J, 2) px. sure: (B, M, J), what each joint weighs. Far from all joints it is the
+    mean of them all, the body's.
     """
     move = others - key[:, None]
     body = (sure[..., None] * move).sum(dim=2) / sure.sum(dim=2, keepdim=True).clamp_min(1e-6)  # (B, M, 2)

@@ -67,7 +67,7 @@ class GLPoseHeads(nn.Module):
         self.head = nn.Conv2d(head_channels, num_joints, kernel, padding=kernel // 2)
         init_weights(self, options.init_std)
         fused = offsets if options.prior == "frames" else ()
-        self.alignment = Alignment(channels, num_joints) if options.align == "pose" else None
+        self.alignment = Alignment(channels, num_joints) if options.aligns else None
         self.prior = Prior(channels, num_joints, fused) if options.prior != "none" else None
 
     def forward(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ class GLPoseHeads(nn.Module):
         return copies[:, : len(self.offsets)], copies[:, len(self.offsets) :], equal
 
     def aligned(self, key: Tensor, local: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Local maps and references where the key frame's pose is; copies of the key frame are there already."""
-        if self.alignment is None or self.options.inputs == "key_copies":
+        """Local maps and references, warped onto the key frame's pose where that is asked for."""
+        if self.alignment is None:
             return local, references
         warped = self.alignment(key, torch.cat([local, references], dim=1))
         return warped[:, : local.shape[1]], warped[:, local.shape[1] :]
@@ -116,4 +116,4 @@ class GLPoseHeads(nn.Module):
 
 def single_frame(options: HeadOptions) -> HeadOptions:
     """The single-frame row: the same heads without local frames, references or enhancement."""
-    return options.model_copy(update={"k": 0, "n": 0, "align": "none", "enhancement": False})
+    return options.model_copy(update={"k": 0, "n": 0, "enhancement": False})

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glpose.models.precision import full_precision
 from glpose.models.softmax import bounded_softmax
 
 FLOOR = 1e-5  # probability of every pixel, so that no frame forbids a place
@@ -53,7 +54,7 @@ class Prior(nn.Module):
     def forward(self, key: Tensor, local: Tensor) -> Tensor:
         """Heatmaps (B, J, H, W) float32. key: (B, C, H, W). local: (B, 2k, C, H, W), ignored without offsets."""
         frames, joints = self.power.shape
-        with torch.autocast(key.device.type, enabled=False):
+        with full_precision(key.device):
             maps = torch.cat([key[:, None], local[:, : frames - 1]], dim=1).float()  # (B, T, C, H, W)
             logits = self.layer(maps.flatten(0, 1)).flatten(2)  # (B T, J, H W)
             likely = bounded_softmax(logits).view(-1, frames * joints, *key.shape[2:])

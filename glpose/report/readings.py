@@ -19,6 +19,7 @@ CHOSEN = {
     "oracle": "a control: those whose true poses are nearest",
 }
 COMPARED = {"pooled": "their pooled features", "pose": "where the backbone sees their joints"}
+WARPED = " Their features are warped onto the key frame's pose."
 NEARLY = 0.05  # of an error: a change below it is none
 SAME = 0.1  # px: likewise
 
@@ -30,10 +31,11 @@ def about_local(heads: HeadOptions) -> str:
     if heads.inputs == "key_copies":
         return "A control: in place of the frames before and after, these heads see copies of the key frame."
     which = "before" if heads.causal else "before and after"
+    text = f"The same box in the frames {which}.{WARPED if heads.aligns else ''}"
     if not heads.weighted:
-        return f"The same box in the frames {which}. A control: every frame weighs 1."
+        return f"{text} A control: every frame weighs 1."
     total = ", made to sum to 1" if heads.normalise_local else ""
-    return f"The same box in the frames {which}. A frame weighs {T_OF[heads.local_weight]} (T of Eq. 2){total}."
+    return f"{text} A frame weighs {T_OF[heads.local_weight]} (T of Eq. 2){total}."
 
 
 def about_references(heads: HeadOptions, index: IndexOptions) -> str:
@@ -48,6 +50,7 @@ def about_references(heads: HeadOptions, index: IndexOptions) -> str:
     text = f"Of {pool} people of {scope}{near}, {CHOSEN[index.select].format(features=COMPARED[index.embedding])}."
     if heads.inputs == "key_copies":
         return f"{text} A control: the heads do not see them, but copies of the key frame, all of one weight."
+    text += WARPED if heads.aligns else ""
     if not heads.weighted:
         return f"{text} A control: every reference weighs 1."
     means = " Each channel has weights of its own; these are their means." if heads.per_channel else ""
