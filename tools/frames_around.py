@@ -67,10 +67,12 @@ def main(
     flags = np.where(examples.weight[:, 0] > 0, _keypoints(examples)[..., 2], 0)
     kinds = [np.equal(flags, HIDDEN), np.equal(flags, VISIBLE)]
     alone = right(NONE, 0.0)
-    print("| frames away | hidden joints missed | of these, missed there too | visible joints missed | of these |")
-    print("|---|---|---|---|---|")
+    print(
+        "| frames away | hidden joints missed | there too | by chance | visible joints missed | there too | by chance |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for offset in OFFSETS:
-        shares = [share for kind in kinds for share in missed_again(examples, alone, kind, flags > 0, offset)]
+        shares = [share for kind in kinds for share in missed_again(examples, alone, flags, kind, offset)]
         print(f"| {offset} | {' | '.join(f'{100 * share:.0f}' for share in shares)} |")
     seen, unseen = (kinds[0] & own for own in (visible.any(axis=1), ~visible.any(axis=1)))
     print(f"\n{100 * seen.sum() / kinds[0].sum():.0f} % of the hidden joints are visible in a frame around\n")
@@ -83,20 +85,24 @@ def main(
 
 
 def missed_again(
-    examples: Examples, found: np.ndarray, kind: np.ndarray, annotated: np.ndarray, offset: int
-) -> tuple[float, float]:
-    """Shares: of the joints of a kind that are missed, and of those, that are missed in the frame `offset` away too.
+    examples: Examples, found: np.ndarray, flags: np.ndarray, kind: np.ndarray, offset: int
+) -> tuple[float, float, float]:
+    """Shares of a kind's joints that are missed, and of those, that are missed in the frame `offset` away, too.
 
-    found, kind, annotated: (P, J). Of people and joints that are annotated in both frames, before and after alike.
+    found, flags, kind: (P, J). Of people and joints that are annotated in both frames, before and after alike. The
+    third is what the second would be by chance: if joints of one name, hidden or visible there, were missed alike.
     """
-    missed = both = again = 0
+    rates = np.stack([np.mean(~found, axis=0, where=np.equal(flags, own)) for own in (HIDDEN, VISIBLE)])  # (2, J)
+    missed = both = again = chance = 0
     for away in (-offset, offset):
         others = rows_away(examples, away)
-        there = kind & annotated[others] & (others >= 0)[:, None]
+        there = kind & (flags[others] > 0) & (others >= 0)[:, None]
         both += there.sum()
-        missed += (there & ~found).sum()
-        again += (there & ~found & ~found[others]).sum()
-    return missed / both, again / missed
+        there &= ~found
+        missed += there.sum()
+        again += (there & ~found[others]).sum()
+        chance += np.where(flags[others] == HIDDEN, *rates)[there].sum()
+    return missed / both, again / missed, chance / missed
 
 
 def rows_away(examples: Examples, offset: int) -> np.ndarray:
