@@ -76,7 +76,7 @@ _ALL = [
     Row("other_video", "complete, references of other clips", index={"select": "other_video", "scope": "dataset"}),
     *(Row(f"k={k}", f"complete but k = {k}", {"k": k}) for k in (1, 2, 3)),
     *(Row(f"n={n}", f"complete but n = {n}", {"n": n}) for n in (1, 2, 3, 4, 5)),
-    Row("no_enhancement", "without feature enhancement", {"enhancement": False}),
+    Row("no_enhancement", "without feature enhancement, as the text of § 3.4 reads", {"enhancement": False}),
     Row("head_mlp", "MLP head", {"head": "mlp"}),
     Row("head_5x5", "5x5 head", {"head": "5x5"}),
     Row("per_channel", "similarities per channel", {"per_channel": True}),
@@ -89,7 +89,6 @@ _ALL = [
     Row("prior_frames", "complete, correcting the backbone's own heatmaps of all frames, fused", {"prior": "frames"}),
     Row("prior_copies", "the same, shown the key frame in every slot", {"prior": "frames", "inputs": "key_copies"}),
     Row("prior_single", "single, correcting the backbone's own heatmaps", {"prior": "key"}, single=True),
-    Row("head_input_s", "heatmaps from the aggregate, as the text of § 3.4 has it", {"head_input": "S"}),
 ]
 ROWS = {row.name: row for row in _ALL}
 
@@ -129,7 +128,6 @@ COMPARISONS = (
     Comparison("prior_frames", "prior_single", "is that more than a single frame, read the same way?"),
     Comparison("prior_frames", "glpose", "is that better than the paper's?"),
     Comparison("prior_key", "glpose", "does it help to start from the backbone's own heatmaps?"),
-    Comparison("head_input_s", "glpose", "does the reading of § 3.4 matter?"),
 )
 # Rows in order of k and of n: their slope is tested, not steps of 0.1.
 TRENDS = {

@@ -360,7 +360,8 @@ class HeadOptions(Options):
     blocks: int = Field(default=3, ge=1, description="ResNet basic blocks of the aggregation (Eq. 4)")
     width: int | None = Field(default=None, ge=1, description="channels of the aggregate; null: the backbone's")
     enhancement: bool = Field(
-        default=True, description="feature enhancement (Eq. 5); false: heatmaps from the aggregate"
+        default=True,
+        description="heatmaps from enhanced features (Eq. 5); false: from the aggregate, as the text of § 3.4 has it",
     )
     mask: Literal["spatial", "channel"] = Field(
         default="spatial", description="psi of Eq. 5: one mask, or one per channel"
@@ -370,9 +371,6 @@ class HeadOptions(Options):
     )
     head: Literal["mlp", "3x3", "5x5"] = Field(
         default="3x3", description="kernel of the detection head; mlp: 1x1, an MLP at each location"
-    )
-    head_input: Literal["F", "S"] = Field(
-        default="F", description="enhanced features, or the aggregate as the text of § 3.4 has it"
     )
     prior: Literal["none", "key", "frames"] = Field(
         default="none",

@@ -144,7 +144,6 @@ def heatmaps(
     blocks: int = 3,
     enhancement: bool = True,
     combine: str = "block",
-    head_input: str = "F",
     causal: bool = False,
     inputs: str = "features",
     weighted: bool = True,
@@ -177,7 +176,7 @@ def heatmaps(
     if enhancement:
         mask = 1 - sigmoid(conv(key, weights["psi.weight"], weights["psi.bias"]))
         f = mask * s + key if combine == "sum" else basic_block(np.concatenate([mask * s, key]), weights, "combine")
-    return conv(f if head_input == "F" else s, weights["head.weight"], weights["head.bias"])
+    return conv(f, weights["head.weight"], weights["head.bias"])
 
 
 # ---------------------------------------------------------------------------------------------- Eq. 6: targets and loss

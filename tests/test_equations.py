@@ -15,8 +15,8 @@ from glpose.targets import draw_targets, grid_cross_entropy, heatmap_loss
 
 CHANNELS, JOINTS, GRID = 6, 5, (12, 9)
 NAMED = (
-    "local_weight", "normalise_local", "temperature", "blocks", "enhancement", "combine", "head_input", "causal",
-    "inputs", "weighted",
+    "local_weight", "normalise_local", "temperature", "blocks", "enhancement", "combine", "causal", "inputs",
+    "weighted",
 )  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -41,8 +41,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sum, channel mask": {"combine": "sum", "mask": "channel"},
     "mlp": {"head": "mlp"},
     "5x5": {"head": "5x5"},
-    "head on S": {"head_input": "S"},
-    "head on S, narrow": {"head_input": "S", "width": 4},
     "k = 0": {"k": 0},
     "k = 1": {"k": 1},
     "past frames": {"causal": True},
@@ -113,7 +111,7 @@ def test_every_option_changes_the_heatmaps(option: str) -> None:
     """Otherwise agreement above would not show that an option does anything."""
     other: dict[str, Any] = {
         "local_weight": "uniform", "normalise_local": True, "temperature": 0.5, "blocks": 2, "enhancement": False,
-        "combine": "sum", "head_input": "S", "mask": "channel", "head": "mlp", "width": 4, "per_channel": True,
+        "combine": "sum", "mask": "channel", "head": "mlp", "width": 4, "per_channel": True,
         "causal": True, "inputs": "key_copies", "weighted": False,
     }  # fmt: skip
     default, changed = HeadOptions(), HeadOptions.model_validate({option: other[option]})

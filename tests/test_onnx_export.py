@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "past frames, no weights, sum": (
         {"causal": True, "weighted": False, "combine": "sum"}, {"key", "local", "references", "similarity"},
     ),
-    "local only, on S": ({"n": 0, "head_input": "S", "head": "mlp"}, {"key", "local"}),
+    "local only, on S": ({"n": 0, "enhancement": False, "head": "mlp"}, {"key", "local"}),
     "non-local only": ({"k": 0, "mask": "channel"}, {"key", "references", "similarity"}),
     "single frame": ({"k": 0, "n": 0, "enhancement": False}, {"key"}),
     "copies": ({"inputs": "key_copies"}, {"key"}),

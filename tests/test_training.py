@@ -60,7 +60,7 @@ def test_learns_where_the_joints_are(precision: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"k": 0}, {"n": 0}, {"k": 0, "n": 0, "enhancement": False}, {"per_channel": True}, {"head_input": "S"}],
+    [{"k": 0}, {"n": 0}, {"k": 0, "n": 0, "enhancement": False}, {"per_channel": True}],
     ids=str,
 )
 def test_variants_train_and_predict(changes: dict[str, Any]) -> None:

@@ -4,10 +4,12 @@ python tools/frames_around.py -p demo
 
 Features must be there (`glpose-stage index`), boxes and every frame annotated. The backbone's own last layer reads each
 frame; a joint is found within 0.1 of the larger side of the extent of the person's joints. The first table says how
-often a joint that is missed in one frame is missed in another. The second multiplies what the frames show, as
-`heads.prior: frames` does before it is trained: of the frames as they are, of frames warped onto the key frame's pose
-(`glpose.models.alignment`), and of frames with every joint moved back by as much as it truly moved, which no
-aggregation knows. Blur: of a joint's place for each frame away, px of a grid 36 wide. Shares are in percent.
+often a joint that is missed in one frame is missed in another; two lines below it, how often hidden joints are found
+in the frames where they are visible. The second multiplies what the frames show, as `heads.prior: frames` does before
+it is trained: of the frames as they are, of frames warped onto the key frame's pose (`glpose.models.alignment`), and of
+frames with every joint moved back by as much as it truly moved, which no aggregation knows. Blur: of a joint's place
+for each frame away, px of a grid 36 wide. Its last row takes each hidden joint from the nearest frame in which it is
+visible, and knows which that is as well. Shares are in percent.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 from glpose.data.dataset import joint_set
 from glpose.examples import Examples, make_examples
@@ -75,13 +77,20 @@ def main(
         shares = [share for kind in kinds for share in missed_again(examples, alone, flags, kind, offset)]
         print(f"| {offset} | {' | '.join(f'{100 * share:.0f}' for share in shares)} |")
     seen, unseen = (kinds[0] & own for own in (visible.any(axis=1), ~visible.any(axis=1)))
-    print(f"\n{100 * seen.sum() / kinds[0].sum():.0f} % of the hidden joints are visible in a frame around\n")
+    back = np.concatenate([moved_back(layer, local, own) for _, local, own in batches(examples, moves)])
+    there = np.stack([within(back[:, slot], examples) for slot in range(back.shape[1])], axis=1)  # (P, 2k, J)
+    nearest = np.argmax(visible[:, order := np.argsort(np.abs(examples.split.offsets), kind="stable")], axis=1)
+    taken = np.where(seen, np.take_along_axis(there[:, order], nearest[:, None], axis=1)[:, 0], alone)
+    print(f"\n{100 * seen.sum() / kinds[0].sum():.0f} % of the hidden joints are visible in a frame around")
+    print(f"and found in {100 * there[visible & kinds[0][:, None]].mean():.0f} % of the frames in which they are\n")
     print("| frames around | blur | hidden | visible in a frame around | hidden there too | visible |")
     print("|---|---|---|---|---|---|")
     for how, blur in WAYS:
         found = right(how, blur)
         shares = [f"{100 * found[own].mean():.1f}" for own in (kinds[0], seen, unseen, kinds[1])]
         print(f"| {how} | {blur} | {' | '.join(shares)} |", flush=True)
+    shares = [f"{100 * taken[own].mean():.1f}" for own in (kinds[0], seen, unseen)]
+    print(f"| nearest in which the joint is visible, true motion | | {' | '.join(shares)} | |")
 
 
 def missed_again(
@@ -131,6 +140,13 @@ def fuse(how: str, prior: Prior, alignment: Alignment, key: Tensor, local: Tenso
     else:
         maps = prior(key, local if how == AS_THEY_ARE else key[:, None].expand_as(local))
     return decode_argmax(maps.numpy())[0]
+
+
+def moved_back(layer: nn.Conv2d, local: Tensor, moves: Tensor) -> np.ndarray:
+    """(B, 2k, J, 2) heatmap px: each local map's own peaks, less as much as the joints truly moved."""
+    with torch.inference_mode():
+        maps = layer(local.flatten(0, 1)).numpy()
+    return decode_argmax(maps)[0].reshape(moves.shape) - moves.numpy()
 
 
 def true_moves(examples: Examples) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ class GLPoseHeads(nn.Module):
         if options.enhancement:
             self.psi = nn.Conv2d(channels, 1 if options.mask == "spatial" else width, 3, padding=1)
             self.combine = BasicBlock(width + channels, channels) if options.combine == "block" else None
-        head_channels = channels if options.enhancement and options.head_input == "F" else width
+        head_channels = channels if options.enhancement else width
         kernel = HEAD_KERNELS[options.head]
         self.head = nn.Conv2d(head_channels, num_joints, kernel, padding=kernel // 2)
         init_weights(self, options.init_std)
@@ -86,7 +86,7 @@ class GLPoseHeads(nn.Module):
         stack = torch.cat(weighted, dim=1).flatten(1, 2)  # (B, (1 + 2k + n) C, H, W)
         s = self.aggregate(stack)  # (B, width, H, W)                                  Eq. 4
         f = self.enhance(s, key) if self.options.enhancement else s  #                 Eq. 5
-        heatmaps = self.head(f if self.options.head_input == "F" else s)
+        heatmaps = self.head(f)
         return heatmaps if self.prior is None else heatmaps + self.prior(key, local)
 
     def seen(self, key: Tensor, local: Tensor, references: Tensor, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
