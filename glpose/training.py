@@ -74,7 +74,7 @@ def train_heads(
     size = max(1, options.batch_size // ranks.count)
     trainees = {name: new_trainee(examples, heads, options, ranks, layer) for name, heads in variants.items()}
     # the first process's, as each has other videos
-    recipe = ranks.from_first(_recipe(examples, held_out, variants, options, index, layer, ranks))
+    recipe = ranks.from_first(training_recipe(examples, held_out, variants, options, index, layer, ranks))
     done, parts = load_state(state, recipe)
     for name, part in parts.items():
         _put_back(trainees[name], part)
@@ -212,7 +212,7 @@ def _check(meter: Meter, examples: Examples, portion: Portion) -> None:
     )
 
 
-def _recipe(
+def training_recipe(
     examples: Examples,
     held_out: Examples | None,
     variants: Mapping[str, HeadOptions],
@@ -221,7 +221,7 @@ def _recipe(
     layer: nn.Conv2d | None,
     ranks: Ranks,
 ) -> str:
-    """Identifies a training: a state of another one is of no use to it."""
+    """Identifies a training of `train_heads`: a state of another one is of no use to it."""
     splits = [own.split for own in (examples, held_out) if own is not None]
     return fingerprint(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ def save_state(path: Path | None, recipe: str, epoch: int, parts: Mapping[str, A
     """Write the state after `epoch`, or step. recipe: identifies the training. parts: tensors, plain data by name."""
     if path is None:
         return
+    content = io.BytesIO()  # of a full disk torch's own writing says nothing that could be told from other errors
+    torch.save({"recipe": recipe, "epoch": epoch, "parts": dict(parts)}, content)
     with replacing(path) as temporary:
-        torch.save({"recipe": recipe, "epoch": epoch, "parts": dict(parts)}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_state(path: Path | None, recipe: str) -> tuple[int, dict[str, Any]]:
@@ -36,11 +39,6 @@ def load_same_state(path: Path, recipe: str) -> tuple[int, dict[str, Any]]:
     if parts and found != recipe:
         raise StoreError(f"{path} is of a training with other options or data: delete it to start anew")
     return epoch, parts
-
-
-def last_state(path: Path | None) -> tuple[int, dict[str, Any]]:
-    """The last epoch that was saved, whatever the training, and its parts; (0, {}) where none was."""
-    return _read(path)[1:]
 
 
 def check_finite(loss: Tensor, parameters: Iterable[Tensor], step: int, advice: str, state: Path) -> None:

@@ -24,9 +24,9 @@ from glpose.ranks import Ranks, join_ranks
 from glpose.references import References, stored_references
 from glpose.runtime import choose_device
 from glpose.trained_on import describe
-from glpose.training import Trained, train_heads
+from glpose.training import Trained, train_heads, training_recipe
 from glpose.training_log import EpochLog, Progress
-from glpose.training_state import last_state
+from glpose.training_state import load_state
 from stages.config import PipelineConfig
 from stages.curves import Curves
 from stages.last_layer import heads_layer, last_layer, pose_layer
@@ -190,7 +190,8 @@ def train_units(context: Context, shared: Training, stage: str, units: dict[str,
                 layer=shared.layer, held_out=shared.held_out, state=state, ranks=shared.ranks,
             )  # fmt: skip
         except TrainingError as error:
-            raise TrainingError(f"{error}{_keep_last_good(config, shared, units, state)}") from None
+            kept = "" if state is None or shared.ranks.number else _keep_last_good(config, shared, units, state)
+            raise TrainingError(f"{error}{kept}") from None
     if state is not None and shared.ranks.number == 0:
         state.unlink(missing_ok=True)
     return trained
@@ -239,18 +240,23 @@ def _state(context: Context, stage: str, units: Mapping[str, HeadOptions]) -> Pa
     return folder / "unfinished" / f"{next(iter(units))}.state" if isinstance(folder, Path) else None
 
 
-def _keep_last_good(
-    config: PipelineConfig, shared: Training, units: Mapping[str, HeadOptions], state: Path | None
-) -> str:
-    """Write the weights after the last epoch that went well as checkpoints beside the state; words on where."""
-    epoch, parts = last_state(state)
-    if state is None or not parts or shared.ranks.number:
+def _keep_last_good(config: PipelineConfig, shared: Training, units: Mapping[str, HeadOptions], state: Path) -> str:
+    """Write the weights after the last epoch that went well as checkpoints in the state's place; words on where.
+
+    The state itself would only lead to the same loss again.
+    """
+    recipe = training_recipe(
+        shared.examples, shared.held_out, units, config.train, config.index, shared.layer, shared.ranks
+    )
+    epoch, parts = load_state(state, recipe)
+    if not parts:
         return ""
     offsets = shared.examples.split.offsets
     for unit, heads in units.items():
         own = [offsets[position] for position in positions_within(offsets, heads.k, heads.causal)]
         path = state.with_name(f"{unit}-epoch-{epoch}.safetensors")
         save_checkpoint(path, parts[unit]["model"], heads_metadata(config, shared, heads, own))
+    state.unlink()
     return f"; the weights after epoch {epoch} are in {state.parent}"
 
 

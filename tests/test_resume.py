@@ -25,7 +25,7 @@ from glpose.options import HeadOptions, TrainOptions
 from glpose.references import head_inputs, in_window
 from glpose.training import Trained, train_heads
 from glpose.training_log import Progress
-from glpose.training_state import last_state
+from glpose.training_state import save_state
 from stages import train as train_stage
 from store.errors import ConfigError, DiskFull, StoreError, TrainingError
 
@@ -97,7 +97,7 @@ def test_an_interrupted_training_gives_the_same_weights(
     for stop in (2, 3):
         with pytest.raises(Interrupted):
             train(learnt, variants, own, held_out=held_out, state=state, stop_after=stop)
-        assert last_state(state)[0] == stop
+        assert torch.load(state, weights_only=True)["epoch"] == stop
     resumed = train(learnt, variants, own, held_out=held_out, state=state)
     for name, trained in whole.items():
         again = resumed[name]
@@ -135,11 +135,11 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
         train(learnt, state=state, stop_after=2)
     before = state.read_bytes()
 
-    def full(*_: object) -> None:
+    def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(DiskFull, match=r"the disk is full while writing .*state"):
             train(learnt, state=state)
     assert state.read_bytes() == before
@@ -305,7 +305,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_heads(
         tmp_path / "work" / "train" / "unfinished" / "glpose-epoch-2.safetensors", space=store_space(tmp_path / "work")
     )
     assert kept.options.k == 1
+    assert not (tmp_path / "work" / "train" / "unfinished" / "glpose.state").exists()  # it would lead there again
     assert attempts(tmp_path / "work", "train") == before  # what was in force stays
+
+
+def test_weights_of_another_training_are_not_handed_out(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, settings = copied(done, tmp_path)
+    state = tmp_path / "work" / "train" / "unfinished" / "glpose.state"
+    state.parent.mkdir(exist_ok=True)
+    save_state(state, "another", 1, {"glpose": {"model": {}}})
+
+    def broken(*given: Any, **named: Any) -> Any:
+        raise TrainingError("the loss became nan in epoch 1, step 1")
+
+    monkeypatch.setattr(train_stage, "train_heads", broken)
+    code, printed = glpose_stage(config, "train", *settings)
+    assert code == 1 and "epoch 1, step 1" in printed and "the weights after" not in printed, printed
+    assert [path.name for path in state.parent.iterdir()] == ["glpose.state"]
 
 
 def test_nobody_gets_references_from_nowhere() -> None:
