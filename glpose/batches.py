@@ -12,7 +12,7 @@ from torch import Tensor
 from glpose.data.windows import Window
 from glpose.examples import Examples
 from glpose.feature_warp import draw_warps, warp_maps, warp_points
-from glpose.options import HeadOptions, IndexOptions, TrainOptions
+from glpose.options import HeadOptions, IndexOptions, TrainOptions, redraws
 from glpose.references import HeadInputs, draw_references, head_inputs, in_window
 from glpose.retrieval import make_gallery
 from glpose.targets import draw_targets
@@ -70,8 +70,7 @@ def portions(
     """
     split = examples.split
     n = max(heads.n for heads in variants.values())
-    redraw = options.redraw_pool and n > 0 and isinstance(index.pool, int)
-    gallery = make_gallery(split.table, split.embedding, index) if redraw else None
+    gallery = make_gallery(split.table, split.embedding, index) if n and redraws(options, index) else None
     for epoch, total in steps.items():
         windows, rows = plan_epoch(examples, options, epoch)
         views = generator(options.seed, VIEWS, epoch).integers(examples.views, size=len(split))

@@ -13,7 +13,7 @@ from glpose.ahead import batches_ahead
 from glpose.augmentation import crop_keypoints, sample_augmentation
 from glpose.geometry import warp_crop
 from glpose.keypoints import JointSet, least_flag
-from glpose.options import ExtractOptions, FinetuneOptions, IndexOptions, TrainOptions
+from glpose.options import ExtractOptions, FinetuneOptions, IndexOptions, TrainOptions, redraws
 from glpose.references import References, references_of
 from glpose.retrieval import Gallery
 from glpose.views import box_affines
@@ -92,7 +92,7 @@ def samples(
     """The batches of the steps from `start` on, drawn ahead by `workers` threads. offsets: of the local crops.
 
     What a step shows depends on the options and its number alone. References are drawn from pools of the stored
-    embeddings: for every epoch anew, or with train.redraw_pool false those that `index` stored.
+    embeddings: for every epoch anew, or, where pools are not redrawn, those that `index` stored.
     """
 
     def batches() -> Iterator[list[partial[Sample]]]:
@@ -100,7 +100,7 @@ def samples(
         for epoch in range(1, options.epochs + 1):
             plan = epoch_rows(split, options, train, epoch)
             if step + len(plan) > start:
-                references = _references(split, index, n, epoch if train.redraw_pool else 0)
+                references = _references(split, index, n, epoch if redraws(train, index) else 0)
                 for number, rows in enumerate(plan, start=step):
                     if number >= start:
                         yield [
@@ -140,7 +140,7 @@ def draw_sample(
 
 
 def _references(split: CropSplit, index: IndexOptions, n: int, epoch: int) -> References:
-    """References of all rows; draw 0 is the one that `index` stored, and with everyone in the pool the only one."""
+    """References of all rows; draw 0 is the one that `index` stored."""
     if n == 0:
         return References(np.zeros((len(split), 0), np.int64), np.zeros((len(split), 0), np.float32))
     return references_of(split.gallery, split.gallery.spans, index, n, epoch)

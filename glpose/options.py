@@ -447,6 +447,11 @@ class TrainOptions(Options):
     seed: int = Field(default=0, ge=0, description="of the weights, batches and augmentation")
 
 
+def redraws(train: TrainOptions, index: IndexOptions) -> bool:
+    """Whether training draws pools, and so references, anew every epoch: not where everyone in scope is the pool."""
+    return train.redraw_pool and isinstance(index.pool, int)
+
+
 PCK_ALPHA = 0.2  # Sub-JHMDB's
 
 

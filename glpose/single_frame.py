@@ -61,7 +61,7 @@ def checkpoint_joints(source: str | Path, count: int) -> tuple[str, ...] | None:
 def load_single_frame(source: str | Path, joints: JointSet, device: torch.device) -> SingleFrame:
     """Load an HRNet to predict these joints. CheckpointError where it does not predict all of them."""
     hrnet = load_hrnet(source)
-    return make_single_frame(hrnet, _channels(source, hrnet, joints), _is_logits(source), device)
+    return make_single_frame(hrnet, _channels(source, hrnet, joints, ""), _is_logits(source), device)
 
 
 def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
@@ -79,7 +79,7 @@ def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
             "index.embedding=pose need: pretrain it with pretrain.stages=3 and pretrain.loss=cross_entropy, or leave "
             "them at none, none and pooled"
         )
-    channels = _channels(source, hrnet, joints)
+    channels = _channels(source, hrnet, joints, ", pretrain.stages=3, pretrain.loss=cross_entropy")
     layer = nn.Conv2d(hrnet.width, len(joints), 1)
     with torch.no_grad():
         layer.weight.copy_(hrnet.final_layer.weight[channels])
@@ -87,13 +87,17 @@ def feature_layer(source: str | Path, joints: JointSet) -> nn.Conv2d:
     return layer
 
 
-def _channels(source: str | Path, hrnet: HRNet, joints: JointSet) -> list[int]:
-    """Which of an HRNet's heatmaps is of which joint. CheckpointError where it does not predict all of them."""
+def _channels(source: str | Path, hrnet: HRNet, joints: JointSet, options: str) -> list[int]:
+    """Which of an HRNet's heatmaps is of which joint. CheckpointError where it does not predict all of them.
+
+    options: more of those to pretrain it with.
+    """
     names = checkpoint_joints(source, hrnet.num_joints) or ()
     if lacking := [name for name in joints.joints if name not in names]:
         what = f"{hrnet.num_joints} joints, without {', '.join(lacking[:3])}" if names else "no joints that are known"
         raise CheckpointError(
-            f"{source} predicts {what}: pretrain it on this data first (pretrain.source=data, pretrain.init={source})"
+            f"{source} predicts {what}: pretrain it on this data first (pretrain.source=data, pretrain.init={source}"
+            f"{options})"
         )
     return [names.index(name) for name in joints.joints]
 

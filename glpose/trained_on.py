@@ -57,6 +57,17 @@ def read_trained_on(path: str | Path) -> TrainedOn:
         raise CheckpointError(f"{path}: what it says its heads were trained on is malformed ({reason})") from None
 
 
+def check_joints(path: str | Path, joints: JointSet) -> None:
+    """CheckpointError where heads predict other joints than these, or in another order."""
+    own = read_trained_on(path).joints
+    if own.joints == joints.joints:
+        return
+    order = "the same joints in another order" if set(own.joints) == set(joints.joints) else f"{len(joints)} joints"
+    raise CheckpointError(
+        f"the heads of {path} predict {len(own)} joints ({own.name}), the pipeline's data has {order} ({joints.name})"
+    )
+
+
 def _joint_set(text: str) -> JointSet:
     found = json.loads(text)
     return JointSet(

@@ -30,8 +30,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def inputs(context: Context, unit: str) -> str:
     """Digest of the row's heads, and of the evaluation split's features, references and annotations."""
-    split = context.once("eval split", lambda: [split_digest(context, "eval"), truth_digests(context)])
-    return fingerprint([context.commit("ablate", unit).digest, *split])
+    return fingerprint([context.commit("ablate", unit).digest, split_digest(context, "eval"), truth_digests(context)])
 
 
 def prepare(context: Context) -> Split:

@@ -19,7 +19,6 @@ from stages.run import STAGES, UnitsFailed, expected_record, run_stage
 from stages.stage import Context
 from stages.status import plan_lines
 from stages.table_files import about, comparison_notes, table_folder
-from stages.together import refuse_torchrun
 from store.errors import ConfigError, NotCommitted
 from store.folder import Commit
 from store.places import read_json, writing_file
@@ -44,7 +43,6 @@ def ablate(context: Context, console: Console, *, force: bool = False) -> None:
     Rows that fail do not keep the others from being scored. UnitsFailed, at the end, if any has; otherwise errors as of
     `run_stage`.
     """
-    refuse_torchrun()
     _check(context.config)
     failed: UnitsFailed | None = None
     for name in NAMES:

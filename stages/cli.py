@@ -42,6 +42,18 @@ Strict = Annotated[
 ]
 
 
+@app.callback()
+def _before_any_command(context: typer.Context) -> None:
+    if _by_torchrun() and context.invoked_subcommand != "train":
+        from store.errors import ConfigError
+
+        raise ConfigError("torchrun is for train alone: run the other commands without it (docs/training.md)")
+
+
+def _by_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @app.command()
 def run(
     pipeline: Pipeline,
@@ -93,10 +105,10 @@ def _run(name: str | None, context: Context, *, force: bool, plan: bool) -> None
         from stages.status import plan_lines
 
         return _print(plan_lines(stages, context))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # by torchrun
-        from stages.together import run_together
+    if _by_torchrun():  # train
+        from stages.together import train_together
 
-        return run_together(stages, context, Console(), force=force)
+        return train_together(context, Console(), force=force)
     run_stages(stages, context, Console(), force=force)
 
 

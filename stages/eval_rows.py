@@ -18,9 +18,10 @@ from glpose.models.checkpoints import (
     resolve_checkpoint,
 )
 from glpose.models.glpose import GLPoseHeads
-from glpose.options import index_problem
+from glpose.options import HeadOptions, IndexOptions, index_problem
 from glpose.runtime import choose_device
 from glpose.single_frame import load_single_frame, predict_frames
+from glpose.trained_on import check_joints
 from stages.config import PipelineConfig
 from stages.stage import Context, split_videos
 from stages.train import Split
@@ -45,17 +46,41 @@ def labels(config: PipelineConfig) -> dict[str, str]:
         heads = read_head_options(config.eval.heads)
         how = "fine-tuned GLPose" if "before" in read_metadata(config.eval.heads) else "given heads"
         how = config.eval.heads if config.eval.heads in SHIPPED else how
-        found[HEADS] = f"{how} (k={heads.k}, n={heads.n})"
+        found[HEADS] = f"{how} ({in_words(heads, config.index)})"
     if config.eval.single_frame_hrnet is not None:
         found[HRNET] = f"HRNet-W{load_hrnet(config.eval.single_frame_hrnet).width} alone"
     return found
 
 
+def in_words(heads: HeadOptions, index: IndexOptions, *, k: int | None = None, n: int | None = None) -> str:
+    """How many local frames and references heads see, and which, where they are not the paper's.
+
+    k, n: fewer, that they are shown; None: as many as they were trained with.
+    """
+    words = [
+        f"{name}={trained}" if fewer in (None, trained) else f"{name}={fewer} of {trained} trained"
+        for name, fewer, trained in (("k", k, heads.k), ("n", n, heads.n))
+    ]
+    if heads.inputs == "key_copies":
+        words.append("fed copies of the key frame")
+    elif heads.n:
+        words += [f"references: {index.select}"] if index.select != "most_similar" else []
+        words += ["references by pose"] if index.embedding == "pose" else []
+        words += ["references of earlier frames"] if index.causal and not heads.causal else []
+    if heads.causal:
+        words.append("causal")
+    if heads.aligns:
+        words.append(f"aligned by {heads.align}")
+    if heads.prior != "none":
+        words.append(f"prior: {heads.prior}")
+    return ", ".join(words if heads.weighted else [*words, "no weights"])
+
+
 def poses(context: Context, shared: Split) -> dict[str, np.ndarray]:
     """Row -> (P, J, 3) poses of all proposals of the evaluation split, of the rows that are asked for.
 
-    CheckpointError for heads of another feature space, of more frames or references than this pipeline's, or that its
-    references are not for, and for an HRNet that does not predict the data's joints.
+    CheckpointError for heads of another feature space, of other joints, of more frames or references than this
+    pipeline's, or that its references are not for, and for an HRNet that does not predict the data's joints.
     """
     config, found = context.config, {}
     if config.eval.heads is not None:
@@ -68,7 +93,7 @@ def poses(context: Context, shared: Split) -> dict[str, np.ndarray]:
 def heads_poses(context: Context, shared: Split, path: Path) -> np.ndarray:
     """(P, J, 3) poses of all proposals of a split by the heads in a file, which see all that they were trained with.
 
-    CheckpointError for heads of another feature space, or that this pipeline's references are not for.
+    CheckpointError for heads of another feature space, of other joints, or that this pipeline's references are not for.
     """
     return _predict(context, shared, path, load_heads(path, space=shared.features.schema.space))
 
@@ -87,6 +112,7 @@ def _of_heads(context: Context, shared: Split) -> np.ndarray:
 
 def _predict(context: Context, shared: Split, path: str | Path, model: GLPoseHeads) -> np.ndarray:
     config = context.config
+    check_joints(path, joint_set(config.data))
     if problem := index_problem(model.options, config.index):
         raise CheckpointError(f"{path}: {problem}")
     (found,) = predict_poses(

@@ -131,9 +131,13 @@ def scorer(config: PipelineConfig) -> Scorer:
 
 
 def truth_digests(context: Context) -> list[str]:
-    """Digest of the frames and annotations of each video of the evaluation split."""
-    refs = [context.video(name) for name in split_videos(context, "eval")]
-    return [inputs_digest(ref, open_video(ref)) for ref in refs]
+    """Digest of the frames and annotations of each video of the evaluation split, taken once in a run."""
+
+    def digests() -> list[str]:
+        refs = [context.video(name) for name in split_videos(context, "eval")]
+        return [inputs_digest(ref, open_video(ref)) for ref in refs]
+
+    return context.once("eval truth", digests)
 
 
 def predict(config: PipelineConfig, split: Split, trained: Place) -> list[np.ndarray]:
@@ -222,26 +226,8 @@ def _effect(config: PipelineConfig, variant: str, label: str, scores: Scores) ->
 
 
 def heads_in_words(config: PipelineConfig) -> str:
-    """How many local frames and references the evaluated heads see, and which, where they are not the paper's."""
-    heads, index = config.train.heads, config.index
-    k, n = (
-        f"{name}={trained}" if fewer in (None, trained) else f"{name}={fewer} of {trained} trained"
-        for name, fewer, trained in (("k", config.eval.k, heads.k), ("n", config.eval.n, heads.n))
-    )
-    words = [k, n]
-    if heads.inputs == "key_copies":
-        words.append("fed copies of the key frame")
-    elif heads.n:
-        words += [f"references: {index.select}"] if index.select != "most_similar" else []
-        words += ["references by pose"] if index.embedding == "pose" else []
-        words += ["references of earlier frames"] if index.causal and not heads.causal else []
-    if heads.causal:
-        words.append("causal")
-    if heads.aligns:
-        words.append(f"aligned by {heads.align}")
-    if heads.prior != "none":
-        words.append(f"prior: {heads.prior}")
-    return ", ".join(words if heads.weighted else [*words, "no weights"])
+    """What the evaluated heads see, as a table says it."""
+    return eval_rows.in_words(config.train.heads, config.index, k=config.eval.k, n=config.eval.n)
 
 
 def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:

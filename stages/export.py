@@ -14,12 +14,13 @@ from glpose.data.dataset import joint_set
 from glpose.heatmaps import STRIDE
 from glpose.models.checkpoints import load_heads, read_metadata
 from glpose.onnx_export import write_onnx
+from glpose.trained_on import check_joints
 from stages.console import counting, say
 from stages.run import check_owner
 from stages.stage import Context
-from stages.train import CHECKPOINTS
+from stages.train import chosen_checkpoint
 from store.archive import export_hdf5, import_hdf5, split_videos
-from store.errors import CheckpointError, ConfigError, NotCommitted, StoreError
+from store.errors import ConfigError, NotCommitted, StoreError
 from store.places import local_file, place
 from store.reader import Store, open_store
 from store.record import Record
@@ -71,18 +72,11 @@ def export_onnx(context: Context, variant: str, out: Path, console: Console) -> 
         raise StoreError(f"{out} exists already: choose another file, or remove it")
     after = _record_of(context)["after"]
     crop_size = after["extract"]["parameters"]["crop_size"]
-    path = context.output("train", variant) / CHECKPOINTS[context.config.eval.checkpoint]
-    if not path.exists():
-        raise ConfigError("eval.checkpoint: best is not there: heads were trained without held-out videos")
-    with local_file(path) as checkpoint:
+    with local_file(chosen_checkpoint(context, variant)) as checkpoint:
         described = read_metadata(checkpoint)
         heads = load_heads(checkpoint, space=described["space"])
-    joints = joint_set(context.config.data)
-    if (joints.name, str(len(joints))) != (described["joints"], described["num_joints"]):
-        raise CheckpointError(
-            f"the heads are of {described['num_joints']} joints ({described['joints']}), the pipeline's data has "
-            f"{len(joints)} ({joints.name})"
-        )
+        joints = joint_set(context.config.data)
+        check_joints(checkpoint, joints)
     metadata = {
         "joints": json.dumps(joints.joints),
         "k": str(heads.options.k),

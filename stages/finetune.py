@@ -26,7 +26,7 @@ from stages.console import say, training_bar
 from stages.crops import open_crops, train_proposals
 from stages.run import STAGES, check_owner, expected_record, survey
 from stages.stage import Context, split_videos
-from stages.train import CHECKPOINTS
+from stages.train import chosen_checkpoint
 from store.errors import ConfigError, NotCommitted, RecordMismatch, StoreError, TrainingError
 from store.places import local_file
 from store.record import difference
@@ -40,7 +40,7 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
 
     Meanwhile `out` holds the training's state: an interrupted one goes on from there. NotCommitted where crops,
     features or heads are missing, RecordMismatch where they were made with other parameters, ConfigError where people
-    are compared by poses.
+    are compared by poses, or `eval.checkpoint` names heads that are not there.
     """
     if (out / HEADS).exists() or ((out / BACKBONE).exists() and not (out / STATE).exists()):  # heads come last
         raise StoreError(f"{out} holds fine-tuned weights already: name another folder with --out, or delete it")
@@ -53,7 +53,7 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
     _check_made(context)
     device = choose_device(config.runtime)
     space = load_backbone(config.extract, device).space
-    with local_file(context.output("train", VARIANT) / CHECKPOINTS["last"]) as checkpoint:
+    with local_file(chosen_checkpoint(context, VARIANT)) as checkpoint:
         heads, metadata = load_heads(checkpoint, space=space), read_metadata(checkpoint)
     net, split = load_trainable(config.extract.checkpoint, config.extract.width), load_split(context)
     count = len(split.annotated(least_flag(config.train.joints)))

@@ -21,7 +21,7 @@ from glpose.retrieval import comparable
 from stages.evaluate import heads_in_words, predict, prepare, trained_heads
 from stages.report_state import finished, why_not
 from stages.stage import Context, split_videos
-from stages.train import Split, variants
+from stages.train import Split, variants, with_embeddings
 from store.tables import BOX
 
 PEOPLE = 24  # that are shown, where nobody asks for another number
@@ -72,7 +72,7 @@ def inspect_split(context: Context, people: int) -> Inspected:
     return Inspected(
         table=features.table,
         regions=features.regions,
-        embeddings=comparable(features.embedding, config.index.similarity),
+        embeddings=comparable(with_embeddings(context, features).embedding, config.index.similarity),
         references=split.references,
         truth=truth,
         mean_error=mean_error,

@@ -11,10 +11,13 @@ from rich.console import Console
 from stages import ablate, ablate_eval, crops, detect, evaluate, evidence, extract, index, render, train
 from stages.config import PipelineConfig
 from stages.console import Tally, counting, say
+from stages.last_layer import heads_layer, pose_layer
 from stages.stage import Context, Stage, draws
+from stages.train import variants
 from stages.unit import Task, make_here
 from stages.workers import Workers
 from store.errors import (
+    CheckpointError,
     ClusterError,
     CorruptData,
     DataError,
@@ -134,7 +137,7 @@ def compare(
         commit = commits.get(unit)
         try:
             inputs = stage.inputs(context, unit) if commit or look else ""
-        except (DataError, NotCommitted, CorruptData) as error:  # one that failed must not keep others waiting
+        except (DataError, NotCommitted, CorruptData, CheckpointError) as error:  # must not keep others waiting
             broken[unit] = str(error)
             continue
         if commit is not None and commit.inputs == inputs:
@@ -155,7 +158,7 @@ def run_stage(
     claim_folder(context)
     found = survey(stage, context, look=False)
     folder = context.folder(stage.name)
-    if found.in_force is not None and found.changes and not folder.commits(found.in_force):
+    if found.in_force is not None and found.changes and not (folder.commits(found.in_force) or folder.is_at_work()):
         folder.put_in_force(found.record, expected=found.in_force)  # nothing was ever made with the old one
         found = replace(found, in_force=found.record)
     if found.changes and not force:
@@ -187,7 +190,14 @@ def run_stage(
 
 
 def run_stages(stages: Sequence[Stage], context: Context, console: Console, *, force: bool = False) -> None:
-    """Run stages in order; the first one with a failed unit is the last."""
+    """Run stages in order; the first one with a failed unit is the last.
+
+    CheckpointError before any of it where the backbone has no layer that one of them reads.
+    """
+    if STAGES["train"] in stages:
+        heads_layer(context.config, list(variants(context.config).values()))
+    if STAGES["index"] in stages:
+        pose_layer(context.config)
     with Workers(context.config, console) as workers:
         for stage in stages:
             if not stage.distributed:
@@ -280,7 +290,8 @@ def _tell(console: Console, stage: Stage, found: Survey) -> None:
 
 def _refusal(stage: str, context: Context, changes: list[str]) -> str:
     lines = "\n  ".join(changes)
+    begun = "what was begun with those can go on, or is at work now\n" if context.folder(stage).is_at_work() else ""
     return (
-        f"{stage} in {context.config.work} was run with other parameters:\n  {lines}\n"
+        f"{stage} in {context.config.work} was run with other parameters:\n  {lines}\n{begun}"
         f"--force makes it anew with the new ones (the old outputs stay on disk); --set work=DIR keeps both"
     )

@@ -189,11 +189,10 @@ def _why_stale(stage: Stage, before: Mapping[str, Mapping[str, Commit]], unit: s
 
 def _begun(folder: StageFolder, unit: str) -> str:
     """What there is of a unit that has no commit."""
-    if not isinstance(folder.path, Path):
-        return ""
-    if (folder.path / "unfinished" / f"{unit}.state").exists():
+    state = folder.state_path(unit)
+    if state is not None and state.exists():
         return "begun; goes on after its last whole epoch"
-    if any((folder.path / "data" / unit).glob("*.writing")):
+    if isinstance(folder.path, Path) and any((folder.path / "data" / unit).glob("*.writing")):
         return "being written, or left by a run that was killed"
     return ""
 

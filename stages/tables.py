@@ -26,7 +26,6 @@ from stages.evaluate import UNIT, row_labels, variant_labels
 from stages.run import STAGES, run_stages, stages_of, survey
 from stages.stage import Context, split_videos
 from stages.table_files import about, comparison_notes, table_folder
-from stages.together import refuse_torchrun
 from stages.train import variants
 from store.errors import NotCommitted, RecordMismatch
 from store.places import read_json
@@ -52,7 +51,6 @@ def tables(configs: Sequence[PipelineConfig], console: Console, *, run: bool = F
     configs: the pipeline and, of JHMDB, its other splits. run: run first what is missing of all of them. NotCommitted
     where eval has not finished for the pipeline itself.
     """
-    refuse_torchrun()
     for config in configs if run else ():
         say(console, f"{config.name} in {config.work}")
         context = Context(config)

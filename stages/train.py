@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from glpose.embeddings import table_embeddings
 from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import save_checkpoint, tensors_digest
 from glpose.models.glpose import single_frame
-from glpose.options import HeadOptions
+from glpose.options import HeadOptions, redraws
 from glpose.ranks import Ranks, join_ranks
 from glpose.references import References, stored_references
 from glpose.runtime import choose_device
@@ -33,6 +34,7 @@ from stages.last_layer import heads_layer, last_layer, pose_layer
 from stages.stage import Context, Stage, shown_output, split_videos
 from store.errors import ConfigError, TrainingError
 from store.folder import Attempt
+from store.places import Place
 from store.record import fingerprint
 
 VERSION = 2
@@ -68,12 +70,16 @@ def variants(config: PipelineConfig) -> dict[str, HeadOptions]:
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options but whether the single-frame row is trained too; the joints where they are the user's own."""
+    """All options but whether the single-frame row is trained too; what is read of joints that are the user's own."""
     options = config.train.model_dump(mode="json", exclude={"single_frame"})
     for later in ("prior", "align"):  # as in records from before there were such heads
         if options["heads"][later] == "none":
             del options["heads"][later]
-    return {**options, "joint_names": joint_set(config.data).joints} if config.data.kind == "coco" else options
+    if config.data.kind != "coco":
+        return options
+    own = joint_set(config.data)
+    mirrored = {} if config.train.augment == "none" else {"flip_pairs": own.flip_pairs}
+    return {**options, "joint_names": own.joints, **mirrored}
 
 
 def inputs(context: Context, unit: str) -> str:
@@ -92,10 +98,18 @@ def layer_digest(context: Context) -> str:
     return context.once("layer", lambda: tensors_digest(last_layer(context.config).state_dict()))
 
 
-def split_digest(context: Context, split: str) -> str:
-    """Digest of what extract and index have made of a split's videos."""
-    videos = split_videos(context, split)
-    return fingerprint([[v, context.commit("extract", v).digest, context.commit("index", v).digest] for v in videos])
+def split_digest(context: Context, split: str, videos: Sequence[str] | None = None) -> str:
+    """Digest of what extract and index have made of a split's videos, by default of all.
+
+    A run looks once at what they have made of a video, and before it loads that: a digest never names what another run
+    has made anew meanwhile.
+    """
+
+    def made(video: str) -> list[str]:
+        return [video, context.commit("extract", video).digest, context.commit("index", video).digest]
+
+    names = split_videos(context, split) if videos is None else videos
+    return fingerprint([context.once(f"features of {video}", partial(made, video)) for video in names])
 
 
 def load_split(context: Context, split: str, videos: Sequence[str] | None = None, *, k: int, n: int) -> Split:
@@ -109,8 +123,7 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
     videos = split_videos(context, split) if videos is None else videos
     if not videos:
         raise TrainingError(f"no video has frames in the {split} split: look at data.{split}")
-    for video in videos:
-        context.commit("index", video)  # what is missing is told before anything is read
+    split_digest(context, split, videos)  # what is missing is told before anything is read
     stored = store.open(config.work)
     features = open_split(
         stored, split, k, config.extract.crop_size, config.extract.crop_scale, choose_device(config.runtime),
@@ -118,10 +131,16 @@ def load_split(context: Context, split: str, videos: Sequence[str] | None = None
         views=config.extract.views if split == "train" and config.train.augment == "views" else 1,
         mirrored=split == "eval" and config.eval.flip,
     )  # fmt: skip
-    if (layer := pose_layer(config)) is not None:
-        features = replace(features, embedding=table_embeddings(stored, features.table, config.index, layer))
     context.tell(f"  {split}: {len(features)} proposals of {len(videos)} videos, {features.residency}")
     return Split(features, stored_references(features.table, stored.neighbours(videos), n))
+
+
+def with_embeddings(context: Context, features: SplitFeatures) -> SplitFeatures:
+    """The same, with what its people are compared by: where that is their poses, read from all key maps."""
+    if (layer := pose_layer(context.config)) is None:
+        return features
+    opened = store.open(context.config.work)
+    return replace(features, embedding=table_embeddings(opened, features.table, context.config.index, layer))
 
 
 def prepare(context: Context) -> Training:
@@ -144,14 +163,16 @@ def load_training(context: Context, heads: Sequence[HeadOptions]) -> Training:
         own = ranks.share({video: context.commit("extract", video).meta["proposals"] for video in own})
         if not own:
             raise ConfigError(f"{ranks.count} processes have fewer training videos than that: start fewer")
-    joints = joint_set(config.data)
+    held_out = load_examples(context, heads, chosen) if chosen else None
+    return Training(load_examples(context, heads, own), held_out, ranks, heads_layer(config, heads))
 
-    def examples(videos: Sequence[str]) -> Examples:
-        split = load_split(context, "train", videos, k=max(h.k for h in heads), n=max(h.n for h in heads))
-        return make_examples(split.features, split.references, joints, config.train)
 
-    layer = heads_layer(config, heads)
-    return Training(examples(own), examples(chosen) if chosen else None, ranks, layer)
+def load_examples(context: Context, heads: Sequence[HeadOptions], videos: Sequence[str] | None = None) -> Examples:
+    """What these heads need of videos of the training split (all by default), with truth and stored references."""
+    config = context.config
+    split = load_split(context, "train", videos, k=max(own.k for own in heads), n=max(own.n for own in heads))
+    features = with_embeddings(context, split.features) if redraws(config.train, config.index) else split.features
+    return make_examples(features, split.references, joint_set(config.data), config.train)
 
 
 def held_out_videos(videos: Sequence[str], share: float, seed: int) -> list[str]:
@@ -177,7 +198,7 @@ def make(context: Context, shared: Training, unit: str, attempt: Attempt) -> str
 def train_units(context: Context, shared: Training, stage: str, units: dict[str, HeadOptions]) -> dict[str, Trained]:
     """Train heads of some units of a stage in one pass over the features, going on from where one was interrupted."""
     shared.ranks.from_first(list(units))
-    config, state = context.config, _state(context, stage, units)
+    config, state = context.config, context.folder(stage).state_path(next(iter(units)))
     with Curves(context, stage, list(units) if shared.ranks.number == 0 else []) as curves:
 
         def report(progress: Progress) -> None:
@@ -195,6 +216,17 @@ def train_units(context: Context, shared: Training, stage: str, units: dict[str,
     if state is not None and shared.ranks.number == 0:
         state.unlink(missing_ok=True)
     return trained
+
+
+def chosen_checkpoint(context: Context, variant: str) -> Place:
+    """File of a variant's heads after the epoch that `eval.checkpoint` names. ConfigError where there is no best one.
+
+    NotCommitted where they are not trained.
+    """
+    path = context.output("train", variant) / CHECKPOINTS[context.config.eval.checkpoint]
+    if not path.exists():
+        raise ConfigError("eval.checkpoint: best is not there: heads were trained without held-out videos")
+    return path
 
 
 def write_heads(context: Context, shared: Training, trained: Trained, attempt: Attempt) -> str:
@@ -234,12 +266,6 @@ def heads_metadata(
     }
 
 
-def _state(context: Context, stage: str, units: Mapping[str, HeadOptions]) -> Path | None:
-    """File that an interrupted training goes on from; in S3 there is none, and trainings start anew."""
-    folder = context.config.work / stage
-    return folder / "unfinished" / f"{next(iter(units))}.state" if isinstance(folder, Path) else None
-
-
 def _keep_last_good(config: PipelineConfig, shared: Training, units: Mapping[str, HeadOptions], state: Path) -> str:
     """Write the weights after the last epoch that went well as checkpoints in the state's place; words on where.
 
@@ -268,7 +294,8 @@ def follow(context: Context) -> None:
         own = {unit: variants(context.config)[unit] for unit in units}
         train_heads(
             shared.examples, own, context.config.train, context.config.index, lambda progress: None,
-            layer=shared.layer, held_out=shared.held_out, state=_state(context, "train", own), ranks=ranks,
+            layer=shared.layer, held_out=shared.held_out,
+            state=context.folder("train").state_path(next(iter(own))), ranks=ranks,
         )  # fmt: skip
 
 

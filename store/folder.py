@@ -5,6 +5,7 @@
     STAGE/commit/DIGEST/UNIT.json          one small file per finished unit: its attempt, files, sizes, checksums
     STAGE/data/UNIT/ATTEMPT/...            what one attempt wrote; never written to again
     STAGE/data/UNIT/ATTEMPT.writing        locked for as long as the attempt's writer lives
+    STAGE/unfinished/UNIT.state            what an interrupted training of a unit goes on from
     STAGE/latest/UNIT                      link to the attempt in force, for people; programs follow commits
 
 A unit is a video, or whatever else a stage makes one of at a time. A writer fills a fresh attempt and publishes a
@@ -173,6 +174,18 @@ class StageFolder:
                     "are safe: free some space and run the same command again"
                 ) from None
             raise
+
+    def state_path(self, unit: str) -> Path | None:
+        """File that an interrupted training of a unit goes on from; None in S3, where it starts anew."""
+        return self.path / "unfinished" / f"{unit}.state" if isinstance(self.path, Path) else None
+
+    def is_at_work(self) -> bool:
+        """Whether a process writes a unit now, or an interrupted training waits to go on. In S3 nobody can tell."""
+        if not isinstance(self.path, Path):
+            return False
+        markers = self.path.glob("data/*/*.writing")
+        attempts = [marker.with_name(marker.name.removesuffix(".writing")) for marker in markers]
+        return any(self.path.glob("unfinished/*.state")) or not all(abandoned(attempt) for attempt in attempts)
 
     def faults(self, commit: Commit) -> list[str]:
         """Read every file of a commit: one plain line per file that is missing, or differs in size or checksum."""

@@ -363,13 +363,6 @@ def test_rows_of_fewer_references_than_a_control_chooses_are_refused(project: Pa
     assert [row.heads.n for row in rows] == [0, 2]
 
 
-@pytest.mark.parametrize("verb", ["ablate", "tables"])
-def test_torchrun_is_refused(project: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    code, printed = glpose_stage(config(project), verb)
-    assert (code, "error: torchrun is for train alone" in printed) == (2, True)
-
-
 def test_rows_within_the_store_run_whatever_others_need(project: Path) -> None:
     code, printed = glpose_stage(config(project), "ablate", "--rows", "k=1", "--set", "ablate.k=[0, 1, 2]")
     assert (code, [row["variant"] for row in rows_of(project)][:1]) == (0, ["complete"]), printed

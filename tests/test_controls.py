@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from training_problem import INDEX, JOINT_SET, drawn, held, nobody, options, pro
 import store
 from glpose.evaluation import with_fewer
 from glpose.examples import make_examples
-from glpose.models.checkpoints import read_metadata
+from glpose.keypoints import JHMDB, POSETRACK
+from glpose.models.checkpoints import read_metadata, read_state_dict, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.options import HeadOptions
 from glpose.retrieval import find_references, make_gallery
@@ -190,7 +191,20 @@ def test_given_heads_are_refused_references_that_are_not_for_them(project: Path,
     code, printed = run(project, "eval", *other, f"eval.heads={tmp_path}/causal2.safetensors", force=True)
     assert code == 1 and "causal2.safetensors: causal heads need index.causal" in printed
     code, printed = run(project, "eval", *other, f"eval.heads={tmp_path}/causal0.safetensors", force=True)
-    assert code == 0 and "given heads (k=1, n=0)" in printed, printed
+    assert code == 0 and "given heads (k=1, n=0, causal)" in printed, printed
+
+
+def test_given_heads_of_other_joints_are_refused(project: Path, tmp_path: Path) -> None:
+    trained_here = project.parent / "work" / "train" / "latest" / "glpose" / "heads.safetensors"
+    assert run(project, "run", force=True)[0] == 0
+    joints = {"jhmdb": JHMDB, "posetrack": replace(POSETRACK, joints=POSETRACK.joints[::-1])}
+    words = {"jhmdb": "has 15 joints (posetrack)", "posetrack": "has the same joints in another order (posetrack)"}
+    for name, own in joints.items():
+        metadata = {**read_metadata(trained_here), "joint_set": json.dumps(asdict(own))}
+        save_checkpoint(tmp_path / "other.safetensors", read_state_dict(trained_here), metadata)
+        code, printed = run(project, "eval", f"eval.heads={tmp_path}/other.safetensors", force=True)
+        said = f"other.safetensors predict 15 joints ({name}), the pipeline's data {words[name]}"
+        assert code == 1 and said in printed, printed
 
 
 # ---------------------------------------------------------------------------------------------------------- training

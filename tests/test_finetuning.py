@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -255,6 +256,20 @@ def test_samples_depend_on_the_step_alone(project: Path, split: CropSplit) -> No
                 and np.array_equal(x.similarity, y.similarity)
                 for x, y in zip(a, b, strict=True)
             )
+
+
+@pytest.mark.parametrize(("pool", "redrawn"), [("all", False), (3, True)])
+def test_references_are_drawn_anew_where_pools_are(
+    project: Path, split: CropSplit, pool: int | str, redrawn: bool
+) -> None:
+    own = context(project / "pipelines.yaml").config
+    index = own.index.model_copy(update={"pool": pool, "select": "random"})
+    options = own.finetune.model_copy(update={"epochs": 2})
+    plan = [row for epoch in (1, 2) for rows in epoch_rows(split, options, own.train, epoch) for row in rows.tolist()]
+    shown: dict[int, list[np.ndarray]] = {}
+    for row, sample in zip(plan, itertools.chain(*samples(split, (), 2, options, own.train, index, 0, 1)), strict=True):
+        shown.setdefault(row, []).append(sample.similarity)
+    assert any(not np.array_equal(first, second) for first, second in shown.values()) == redrawn
 
 
 def test_key_and_local_crops_share_one_affine_and_references_are_clean(project: Path, split: CropSplit) -> None:
@@ -542,6 +557,7 @@ def test_what_is_missing_is_said(project: Path, tmp_path: Path, capsys: pytest.C
 
     assert "k: 1 -> 2" in refusal("extract.k=2") and "extract -p small --crops --force" in refusal("extract.k=2")
     assert "lr:" in refusal("train.lr=0.5")
+    assert refusal("eval.checkpoint=best").startswith("eval.checkpoint: best is not there")
     shutil.rmtree(copy / "work" / "train")
     assert refusal() == "finetune: no heads are trained yet; run glpose-stage run -p small"
     next((copy / "work" / "crops" / "commit").glob("*/a.json")).unlink()

@@ -151,7 +151,7 @@ def test_nothing_is_trained_yet(done: Path, tmp_path: Path) -> None:
 def test_heads_of_other_joints_are_refused(done: Path, tmp_path: Path) -> None:
     other = ("--set", "data={kind: jhmdb, root: x}")
     code, printed = glpose_stage(done, "export", "--onnx", str(tmp_path / "a.onnx"), *other)
-    assert code == 1 and "the heads are of 15 joints (posetrack), the pipeline's data has 15 (jhmdb)" in printed
+    assert code == 1 and "predict 15 joints (posetrack), the pipeline's data has 15 joints (jhmdb)" in printed
 
 
 @pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])

@@ -168,7 +168,8 @@ def test_checkpoints_without_such_a_layer_are_refused(tmp_path: Path) -> None:
     for source in (published, write_backbone(tmp_path / "mse.safetensors")):
         with pytest.raises(CheckpointError, match=r"pretrain.stages=3 and pretrain.loss=cross_entropy"):
             feature_layer(source, POSETRACK)
-    with pytest.raises(CheckpointError, match=r"15 joints, without .*: pretrain it on this data first"):
+    words = r"15 joints, without .*pretrain.init=demo, pretrain.stages=3, pretrain.loss=cross_entropy\)"
+    with pytest.raises(CheckpointError, match=words):
         feature_layer("demo", JHMDB)
 
 
@@ -204,7 +205,13 @@ def test_a_pipeline_with_a_prior(tmp_path: Path) -> None:
     assert load_heads(path, space=read_metadata(path)["space"]).prior is not None
 
 
-def test_a_backbone_without_the_layer_is_told_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", [f"{PRIOR}=key", "train.heads.align=pose", "index.embedding=pose"])
+def test_a_backbone_without_the_layer_is_told_before_anything_is_made(tmp_path: Path, setting: str) -> None:
     write_dataset(tmp_path / "data")
-    code, printed = run(write_pipeline(tmp_path), "run", f"{PRIOR}=key")
+    config = write_pipeline(tmp_path)
+    code, printed = run(config, "run", setting)
     assert code == 1 and "pretrain.stages=3" in " ".join(printed.split()), printed
+    assert not (tmp_path / "work").exists()
+    assert run(config, "run")[0] == 0
+    code, printed = run(config, "status", setting)
+    assert code == 0 and "the next run:" in printed, printed

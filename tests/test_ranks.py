@@ -129,7 +129,10 @@ def test_the_stage_trains_in_two_processes(done: Path) -> None:
     assert code == 0 and "GLPose" in printed, printed
 
 
-def test_other_stages_are_not_for_several_processes(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["extract", "run", "ablate", "tables", "finetune --out x", "pretrain --out x"])
+def test_other_commands_are_not_for_several_processes(
+    done: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, printed = glpose_stage(done / "pipelines.yaml", "extract")
-    assert code == 2 and "torchrun is for train alone" in printed
+    code, printed = glpose_stage(done / "pipelines.yaml", *command.split())
+    assert code == 2 and "error: torchrun is for train alone" in printed, printed

@@ -27,7 +27,9 @@ from glpose.training import Trained, train_heads
 from glpose.training_log import Progress
 from glpose.training_state import save_state
 from stages import train as train_stage
-from store.errors import ConfigError, DiskFull, StoreError, TrainingError
+from stages.config import load_pipeline
+from stages.stage import Context
+from store.errors import ConfigError, DiskFull, NotCommitted, StoreError, TrainingError
 
 VARIANTS = {
     "both": HEADS,
@@ -247,6 +249,47 @@ def test_the_stage_goes_on_where_it_was(done: Path, tmp_path: Path, monkeypatch:
     # one of the project that was copied, one of each part of this training
     curves = [path.name for path in (tmp_path / "cut" / "work" / "logs" / "train" / "glpose").iterdir()]
     assert len(curves) == 3 and all(name.startswith("events.out.tfevents") for name in curves)
+
+
+def test_an_interrupted_training_is_not_lost_to_other_parameters(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, settings = copied(done, tmp_path)
+    shutil.rmtree(tmp_path / "work" / "train")  # the first that is ever trained there
+    shutil.rmtree(tmp_path / "work" / "eval")
+    real = train_stage.train_heads
+
+    def cut(*given: Any, **named: Any) -> Any:
+        real(*given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_stage, "train_heads", cut)
+        assert glpose_stage(config, "train", *settings)[0] == 130
+    state = tmp_path / "work" / "train" / "unfinished" / "glpose.state"
+    before = state.read_bytes()
+    other = [*settings[1:], "--set", "train.lr=0.5"]
+    code, printed = glpose_stage(config, "train", *other)
+    assert code == 1 and "train.lr" in printed and "what was begun with those can go on" in printed, printed
+    assert state.read_bytes() == before
+    assert glpose_stage(config, "train", *settings[1:])[0] == 0
+    assert not state.exists()
+
+
+def test_heads_are_said_to_be_of_the_features_that_were_loaded(done: Path, tmp_path: Path) -> None:
+    """Not of those that another run has made anew by the time they are trained."""
+    config, settings = copied(done, tmp_path)
+    run, later = (Context(load_pipeline(config, "small", settings[2::2])) for _ in range(2))
+    shared = train_stage.prepare(run)
+    before = train_stage.inputs(run, "glpose")
+    folder = run.folder("index")
+    record = folder.record_in_force()
+    assert record is not None
+    for video in shared.examples.split.spans:
+        folder.withdraw(record, folder.commit_of(record, video))
+    assert train_stage.inputs(run, "glpose") == before
+    with pytest.raises(NotCommitted):
+        train_stage.inputs(later, "glpose")
 
 
 def test_the_best_heads_are_evaluated_if_asked(done: Path, tmp_path: Path) -> None:
