@@ -26,9 +26,13 @@ FILE = "crops.h5"
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options, those of extract that say what a crop shows, and the joints where they are the user's own."""
+    """All options, those of extract that say what a crop shows, and what is read of joints that are the user's own."""
     shown = config.extract.model_dump(mode="json", include={"crop_size", "crop_scale", "k", "edge"})
-    own = {"joints": joint_set(config.data).joints} if config.data.kind == "coco" else {}
+    own: dict[str, Any] = {}
+    if config.data.kind == "coco":
+        joints = joint_set(config.data)
+        halves = {"upper_body": joints.upper_body} if config.crops.half_body else {}
+        own = {"joints": joints.joints, **halves}
     return {**config.crops.model_dump(mode="json"), **shown, **own}
 
 

@@ -17,10 +17,15 @@ from store.tables import BOX, merge_tables, read_table, write_table
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """All options but `mirror`, those of augmented views only where there are some; the checkpoint by its contents."""
+    """All options but `mirror`, those of augmented views only where there are some; the checkpoint by its contents.
+
+    Of joints that are the user's own, what half bodies of such views go by.
+    """
     unused = {"checkpoint", "width", "mirror"}
     unused |= {"views", "augmentation", "view_seed"} if config.extract.views == 1 else set()
     options = config.extract.model_dump(mode="json", exclude=unused)
+    if config.extract.views > 1 and config.data.kind == "coco":
+        options["upper_body"] = joint_set(config.data).upper_body
     return {**options, "checkpoint": file_digest(resolve_checkpoint(config.extract.checkpoint))}
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from small_pipelines import CLIP, attempts, commit_digests, glpose_stage, write_pipeline
+from small_pipelines import CLIP, attempts, commit_digests, context, glpose_stage, write_pipeline
 
 from glpose.data.rendered import write_clip
+from stages.run import STAGES, expected_record
+from store.record import Record, difference
 
 # Nine joints of the rendered clips' fifteen, by names of our own, in another order.
 NAMES = {
@@ -152,6 +154,30 @@ def test_the_joint_set_is_part_of_the_records(done: Path, tmp_path: Path) -> Non
         assert code == 1 and "train.joint_names" in printed
     finally:
         (done / "nine.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting", "key"),
+    [
+        ("train", "train.augment=warp", "flip_pairs"),
+        ("extract", "extract.views=2", "upper_body"),
+        ("crops", "crops.half_body=true", "upper_body"),
+    ],
+)
+def test_what_augmentation_reads_of_the_joint_set_is_part_of_the_records(
+    done: Path, stage: str, setting: str, key: str, tmp_path: Path
+) -> None:
+    other = {**JOINT_SET, "flip_pairs": [["hip_l", "foot_r"]], "upper_body": ["top"]}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    ours, theirs = ([f"data.joints={path}"] for path in (done / "nine.yaml", tmp_path / "other.yaml"))
+
+    def record(*settings: str) -> Record:
+        return expected_record(STAGES[stage], context(done / "pipelines.yaml", *settings).config)
+
+    lines = difference(record(*ours, setting), record(*theirs, setting))
+    assert lines and all(key in line for line in lines)
+    if stage != "crops":  # read by augmentation alone
+        assert record(*ours) == record(*theirs)
 
 
 def test_what_does_not_fit_is_one_line(done: Path) -> None:
