@@ -57,6 +57,7 @@ class Tier:
     ending: str = ""
 
 
+EVERY_K, EVERY_N = 4, 6  # of rows that do not say otherwise
 ORACLE = {"select": "oracle", "pool": "all"}
 POSE = {"embedding": "pose", "pool": "all"}
 _ALL = [
@@ -64,7 +65,7 @@ _ALL = [
     Row("copies", "complete heads that are shown the key frame in every slot", {"inputs": "key_copies"}),
     Row("local", "local frames alone (n = 0)", {"n": 0}),
     Row("nonlocal", "non-local references alone (k = 0)", {"k": 0}),
-    Row("glpose", "complete: k = 4, n = 6"),
+    Row("glpose", f"complete: k = {EVERY_K}, n = {EVERY_N}"),
     Row("oracle", "complete, references nearest in true pose", index=ORACLE),
     Row("oracle_nonlocal", "references nearest in true pose, alone (k = 0)", {"k": 0}, ORACLE),
     Row("pose", "complete, references nearest in the pose that the backbone sees", index=POSE),
@@ -131,8 +132,8 @@ COMPARISONS = (
 )
 # Rows in order of k and of n: their slope is tested, not steps of 0.1.
 TRENDS = {
-    "k": (("nonlocal", 0), ("k=1", 1), ("k=2", 2), ("k=3", 3), ("glpose", 4)),
-    "n": (("local", 0), ("n=1", 1), ("n=2", 2), ("n=3", 3), ("n=4", 4), ("n=5", 5), ("glpose", 6)),
+    "k": (("nonlocal", 0), ("k=1", 1), ("k=2", 2), ("k=3", 3), ("glpose", EVERY_K)),
+    "n": (("local", 0), ("n=1", 1), ("n=2", 2), ("n=3", 3), ("n=4", 4), ("n=5", 5), ("glpose", EVERY_N)),
 }
 TEST_CLIPS, DRAWS = 80, 2000
 TIERS = {

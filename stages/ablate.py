@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from glpose.options import index_problem
+from glpose.options import HeadOptions, IndexOptions, index_problem
 from glpose.row_names import choose_names
 from glpose.tables.ablation import Row, table_rows
 from glpose.training import Trained
@@ -43,7 +43,7 @@ def asked_rows(config: PipelineConfig) -> list[Row]:
     names = choose_names([row.name for row in every], config.ablate.rows, "the ablation", "--rows, ablate.rows")
     rows = [row for row in every if row.name in names]
     for row in rows:
-        _check_reach(row, config)
+        check_reach(f"row {row.name!r} of the ablation", row.heads, config.index, config)
     return rows
 
 
@@ -73,7 +73,7 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def inputs(context: Context, unit: str) -> str:
     """Digest of the features and references of all videos of the training split, and of the layer that heads read."""
-    return context.once("train split", lambda: train.inputs(context, unit))
+    return train.inputs(context, unit)
 
 
 def prepare(context: Context) -> Run:
@@ -119,14 +119,18 @@ def _train(context: Context, shared: Run, group: list[str]) -> dict[str, Trained
     return train_units(seeded, shared.training, "ablate", {unit: heads[split_unit(unit)[0]] for unit in group})
 
 
-def _check_reach(row: Row, config: PipelineConfig) -> None:
-    if problem := index_problem(row.heads, config.index):
-        raise ConfigError(f"row {row.name!r} of the ablation: {problem}, or choose other rows with --rows")
-    stored = {"extract.k": (row.heads.k, config.extract.k), "index.n": (row.heads.n, config.index.n)}
+def check_reach(row: str, heads: HeadOptions, index: IndexOptions, config: PipelineConfig) -> None:
+    """ConfigError where a row's heads need more than the pipeline stores, or references that its index does not give.
+
+    index: what the row's references are of.
+    """
+    if problem := index_problem(heads, index):
+        raise ConfigError(f"{row}: {problem}, or choose other rows with --rows")
+    stored = {"extract.k": (heads.k, config.extract.k), "index.n": (heads.n, config.index.n)}
     for option, (needed, there) in stored.items():
         if needed > there:
             raise ConfigError(
-                f"row {row.name!r} of the ablation needs {option} >= {needed}, it is {there}: store more "
+                f"{row} needs {option} >= {needed}, it is {there}: store more "
                 f"({option.split('.')[0]} with --set {option}={needed} --force), or choose other rows with --rows"
             )
 

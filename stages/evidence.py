@@ -17,8 +17,8 @@ from glpose.data.truth import truth_of
 from glpose.data.windows import SplitFeatures
 from glpose.embeddings import table_embeddings
 from glpose.evaluation import predict_poses
-from glpose.evidence import ROWS, Row
-from glpose.examples import Examples, make_examples
+from glpose.evidence import EVERY_K, EVERY_N, ROWS, Row
+from glpose.examples import Examples
 from glpose.metrics.posetrack import Samples, pair_folders, score_video
 from glpose.metrics.posetrack_files import read_video
 from glpose.metrics.recall_by_tag import count_by_tag
@@ -31,11 +31,12 @@ from glpose.scoring import GROUND_TRUTH, PREDICTIONS, score_posetrack
 from glpose.training import train_heads
 from glpose.training_log import Progress
 from stages import train
+from stages.ablate import check_reach
 from stages.config import PipelineConfig
 from stages.evaluate import evaluated_videos, truth_digests
 from stages.last_layer import last_layer
 from stages.stage import Context, Stage, no_lines
-from stages.train import Split, layer_digest, load_split, split_digest
+from stages.train import Split, layer_digest, load_examples, load_split, split_digest
 from store.errors import ConfigError
 from store.folder import Attempt
 from store.places import Place, local_file
@@ -63,14 +64,42 @@ def parameters(config: PipelineConfig) -> dict[str, Any]:
 
 def units(context: Context, everything: bool) -> list[str]:
     """Names of the rows that are asked for."""
-    return choose_names(list(ROWS), context.config.evidence.rows, "the evidence", "--rows")
+    return asked_rows(context.config)
+
+
+def asked_rows(config: PipelineConfig) -> list[str]:
+    """Names of the rows that are asked for.
+
+    ConfigError for a row that does not exist, that needs more than is stored, or references that are not of this index,
+    and for options that rows are not trained or scored with, or that their names would belie.
+    """
+    base = config.train.heads
+    if (base.k, base.n) != (EVERY_K, EVERY_N):
+        raise ConfigError(
+            f"rows of the evidence are of k = {EVERY_K} and n = {EVERY_N} where they do not say otherwise: leave "
+            f"train.heads.k and n at that, not at {base.k} and {base.n}"
+        )
+    unused = {
+        "train.augment": config.train.augment == "none",
+        "train.validation": config.train.validation == 0,
+        "eval.k": config.eval.k is None,
+        "eval.n": config.eval.n is None,
+        "eval.flip": not config.eval.flip,
+        "eval.decode": config.eval.decode == "argmax",
+        "eval.checkpoint": config.eval.checkpoint == "last",
+    }
+    if given := [name for name, is_default in unused.items() if not is_default]:
+        raise ConfigError(f"rows of the evidence are trained and scored without {', '.join(given)}: leave the default")
+    names = choose_names(list(ROWS), config.evidence.rows, "the evidence", "--rows")
+    for name in names:
+        row = ROWS[name]
+        check_reach(f"row {name!r} of the evidence", row.head_options(base), row.index_options(config.index), config)
+    return names
 
 
 def inputs(context: Context, unit: str) -> str:
     """Digest of the features and references of both splits, of the annotations, and of what the row changes."""
-    splits = context.once(
-        "evidence", lambda: [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
-    )
+    splits = [split_digest(context, name) for name in ("train", "eval")] + truth_digests(context)
     row = ROWS[unit]
     read_by = [layer_digest(context)] if _reads_layer(context.config, row) else []
     return fingerprint([splits, row.single, dict(row.heads), dict(row.index), *read_by])
@@ -79,15 +108,11 @@ def inputs(context: Context, unit: str) -> str:
 def prepare(context: Context) -> Splits:
     """Load both splits once for all rows."""
     config = context.config
-    if config.train.augment != "none":
-        raise ConfigError("rows of the evidence are compared without augmentation: leave train.augment at none")
-    rows = [ROWS[name] for name in units(context, True)]
+    rows = [ROWS[name] for name in asked_rows(config)]
     heads = [row.head_options(config.train.heads) for row in rows]
-    k, n = max(own.k for own in heads), max(own.n for own in heads)
-    learnt = load_split(context, "train", k=k, n=n)
-    examples = make_examples(learnt.features, learnt.references, joint_set(config.data), config.train)
     layer = last_layer(config) if any(_reads_layer(config, row) for row in rows) else None
-    return Splits(examples, load_split(context, "eval", k=k, n=n), layer)
+    test = load_split(context, "eval", k=max(own.k for own in heads), n=max(own.n for own in heads))
+    return Splits(load_examples(context, heads), test, layer)
 
 
 def make(context: Context, shared: Splits, unit: str, attempt: Attempt) -> str:

@@ -16,11 +16,10 @@ from glpose.models.checkpoints import read_metadata
 from stages.config import PipelineConfig
 from stages.console import say
 from stages.detect import boxes_in_words
-from stages.evidence import read_measured
+from stages.evidence import asked_rows, read_measured
 from stages.pretrain import pretrain, recipe_of
 from stages.run import STAGES, run_stage, run_stages, stages_of
 from stages.stage import Context, split_videos
-from stages.together import refuse_torchrun
 from store.atomic import replacing, write_json
 from store.errors import ConfigError, StoreError
 
@@ -43,10 +42,10 @@ def evidence(
     """Make what is missing of a tier, and write out/evidence.json and out/evidence.md, which is returned.
 
     rows: shell patterns; only these, and comparisons among them. trainings: only the first so many of each. force: make
-    anew what was made with other parameters, backbones excepted. ConfigError for a tier or a row that does not exist.
+    anew what was made with other parameters, backbones excepted. ConfigError for a tier that does not exist, and as of
+    `stages.evidence.asked_rows`.
     What the Markdown file holds above its mark is kept.
     """
-    refuse_torchrun()
     if tier not in TIERS:
         raise ConfigError(f"there is no tier {tier!r}; there are {', '.join(TIERS)}")
     if config.data.kind != "rendered":
@@ -61,6 +60,7 @@ def evidence(
     labels: dict[str, str] = {}
     for number in range(count):
         own = _of_training(config, size, rows or ",".join(size.rows), number, console)
+        asked_rows(own)  # what cannot be compared is told before hours of work
         context = Context(own)
         stages = [stage for stage in stages_of(context) if stage.name not in ("train", "eval")]
         say(console, f"[{tier}, training {number + 1} of {count}] {own.work}")

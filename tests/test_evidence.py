@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from glpose.models.checkpoints import read_metadata
 from glpose.options import HeadOptions, IndexOptions, index_problem
 from glpose.references import References
 from glpose.row_names import choose_names
+from stages import evidence as evidence_stage
 from stages import evidence_report
 from stages.evidence import read_measured, row_references
 from stages.evidence_report import MARK, evidence
@@ -152,7 +154,7 @@ def test_rows_are_chosen_by_pattern() -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {"k": 1, "n": 2, "blocks": 1}
     return write_pipeline(
-        tmp_path_factory.mktemp("evidence"), data=dict(RENDERED),
+        tmp_path_factory.mktemp("evidence"), data=dict(RENDERED), index={"n": 2},
         train={"epochs": 1, "batch_size": 4, "milestones": [], "heads": heads},
         pretrain={"width": 8, "crop_size": [64, 48], "frames": 8, "steps": 1},
     )  # fmt: skip
@@ -161,6 +163,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("TEST_CLIPS", 2), ("DRAWS", 30)):
         monkeypatch.setattr(evidence_report, name, size)
+    for name, size in (("EVERY_K", 1), ("EVERY_N", 2)):
+        monkeypatch.setattr(evidence_stage, name, size)
 
 
 def test_the_command_trains_rows_and_writes_tables(
@@ -169,7 +173,6 @@ def test_the_command_trains_rows_and_writes_tables(
     rows = ("single", "copies", "local", "glpose", "oracle")
     monkeypatch.setitem(evidence_report.TIERS, "tiny", Tier(2, rows, train_clips=2))
     small_sizes(monkeypatch)
-    # rows of this size: of k = 1 and n = 2, not the paper's
     own = context(config).config
     printed = io.StringIO()
     out = tmp_path / "docs"
@@ -198,6 +201,11 @@ def test_the_command_trains_rows_and_writes_tables(
     unit = context(config, f"work={own.work}-0").output("evidence", "glpose")
     clips, found = read_measured(unit)
     assert len(clips) == 2 and found.ap(np.ones(2, int)) <= 100
+    # references nearest in pose make another row than those most similar
+    losses = [
+        context(config, f"work={own.work}-0").commit("evidence", row).meta["loss"] for row in ("oracle", "glpose")
+    ]
+    assert losses[0] != losses[1]
     line = next(line for line in printed.getvalue().splitlines() if "glpose: AP" in line)
     assert f"AP {found.ap(np.ones(2, int)):.2f}" in line
     assert not own.work.exists()  # the pipeline's own folder stays free for its other commands
@@ -220,13 +228,33 @@ def test_the_command_trains_rows_and_writes_tables(
     other = own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"lr": 0.002})})
     with pytest.raises(StoreError, match=r"-1\.safetensors was trained with other options"):
         evidence(other, "tiny", tmp_path, Console(quiet=True), rows="single", force=True)
-    # references nearest in pose make another row than those most similar
-    assert by_name["oracle"] != {**by_name["glpose"], "name": "oracle"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "setting", "words"),
+    [
+        ("random", "index.n=3", "row 'random' of the evidence: index.select random chooses index.n = 3 references"),
+        ("per_channel", "index.similarity=cosine", "row 'per_channel' of the evidence: per_channel weighs by inner"),
+        ("k=3", "extract.k=2", "row 'k=3' of the evidence needs extract.k >= 3, it is 2"),
+        ("glpose", "train.heads.n=1", "k = 1 and n = 2 where they do not say otherwise"),
+        ("glpose", "eval.decode=dark", "trained and scored without eval.decode: leave"),
+        ("glpose", "train.augment=warp", "trained and scored without train.augment: leave"),
+    ],
+)
+def test_rows_that_would_not_be_what_they_say_are_refused(
+    config: Path, tmp_path: Path, rows: str, setting: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_sizes(monkeypatch)
+    own = context(config, setting, f"work={tmp_path / 'work'}").config
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        evidence(own, "full", tmp_path, Console(quiet=True), rows=rows)
+    assert not list(tmp_path.iterdir())  # told before anything is made
 
 
 def test_wrong_tiers_pipelines_and_files_are_told(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small_sizes(monkeypatch)
     own = context(config).config
     with pytest.raises(ConfigError, match="no tier 'huge'; there are small, full, large"):
         evidence(own, "huge", tmp_path, Console(quiet=True))
