@@ -75,7 +75,9 @@ class Context:
 
     @cached_property
     def videos(self) -> list[VideoRef]:
-        """The videos that this run is about. ConfigError where the pattern matches none."""
+        """The videos that this run is about. ConfigError where the pattern matches none, or there are no splits."""
+        if not self.all_videos:  # a split without videos is an error of its own
+            raise ConfigError("data.train and data.eval are both null: there are no videos; set one of them")
         chosen = [ref for ref in self.all_videos if fnmatch.fnmatch(ref.name, self.pattern)]
         if not chosen:
             near = ", ".join(ref.name for ref in self.all_videos[:3])

@@ -189,6 +189,14 @@ def test_pattern_without_a_video_is_wrong_usage(done: Path) -> None:
     assert snapshot(done) == before
 
 
+def test_data_without_splits_is_wrong_usage(done: Path) -> None:
+    before = snapshot(done)
+    code, printed = glpose_stage(config(done), "detect", "--set", "data.train=null", "--set", "data.eval=null")
+    assert code == 2
+    assert "data.train and data.eval are both null: there are no videos; set one of them" in printed
+    assert snapshot(done) == before
+
+
 def test_parameters_with_which_nothing_was_made_stand_in_nobodys_way(fresh: Path) -> None:
     assert glpose_stage(config(fresh), "detect")[0] == 0
     code, printed = glpose_stage(config(fresh), "extract", "--set", "extract.width=48", "--set", "extract.k=2")
