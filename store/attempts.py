@@ -79,7 +79,7 @@ def seal(filled: Path, folder: Place) -> dict[str, tuple[int, str]]:
 def abandoned(folder: Place) -> bool:
     """Whether an attempt's writer is gone."""
     if not isinstance(folder, Path):
-        begun = int(folder.name.split("-")[0], 16) / 1e9
+        begun = started(folder.name) / 1e9
         uploaded = [entry["LastModified"].timestamp() for entry in details(folder)]
         return time.time() - max(begun, *uploaded, 0.0) > REMOTE_LIFETIME
     try:

@@ -301,6 +301,7 @@ def test_clean_removes_orphans_only(stage: StageFolder) -> None:
     empty = stage.path / "data" / "b" / "18-dead"
     empty.mkdir(parents=True)
     (stage.path / "data" / "b" / "18-dead.writing").touch()
+    (stage.path / "data" / "b" / "my notes").mkdir()  # no attempt is called so
     with stage.writing(RECORD, "c", "") as attempt:
         (attempt.path / "a.txt").write_text("x")
         assert stage.clean() == [orphan, empty]
@@ -309,7 +310,7 @@ def test_clean_removes_orphans_only(stage: StageFolder) -> None:
     assert stage.clean() == []
     assert set(stage.commits(RECORD)) == {"a", "c"}
     left = sorted(p.parent.name + "/" + p.name for p in stage.path.glob("data/*/*"))
-    assert left == [f"a/{kept.attempt}", f"c/{stage.commit_of(RECORD, 'c').attempt}"]
+    assert left == [f"a/{kept.attempt}", "b/my notes", f"c/{stage.commit_of(RECORD, 'c').attempt}"]
 
 
 def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
