@@ -105,6 +105,13 @@ def test_an_unreadable_frame_in_the_middle(tmp_path: Path) -> None:
     unreadable = context(config).commit("detect", "one").meta["unreadable"]
     assert [frame for frame, _ in unreadable] == [3] and "003.png" in unreadable[0][1]
 
+    for verb in ("detect", "run"):  # what is finished has left it out
+        code, printed = glpose_stage(config, verb, "--strict")
+        assert code == 1 and "detect 2 done, 0 to do" in printed
+        assert "error: detect --strict: frames of one could not be read and are left out; mend them" in printed
+    assert not (tmp_path / "work" / "extract").exists()
+    assert glpose_stage(config, "detect", "--strict", "--videos", "two")[0] == 0
+
 
 def test_features_pass_over_an_unreadable_frame(tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", ("one",))
