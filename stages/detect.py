@@ -71,6 +71,7 @@ def finish(context: Context) -> list[str]:
     """Merge the tables; count proposals by box source. DataError where `strict` and frames are left out."""
     commits = context.commits("detect")
     merge_tables(context.folder("detect"), commits, "proposals")
+    commits = context.current(commits)
     total = sum(commit.meta["proposals"] for commit in commits.values())
     options = context.config.detect
     lines = [f"  {total} proposals in {len(commits)} videos; boxes: {boxes_in_words(context.config)}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,8 @@ from stages.config import PipelineConfig
 from stages.console import Tally
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
+from store.index import gallery_digest
 from store.places import Place
-from store.record import fingerprint
 
 T = TypeVar("T")
 
@@ -97,6 +97,11 @@ class Context:
         record = self.folder(stage).record_in_force()
         return self.folder(stage).commits(record) if record else {}
 
+    def current(self, commits: Mapping[str, Commit]) -> dict[str, Commit]:
+        """Of commits by video, those of videos that the data set has; a stage may have finished others before."""
+        names = {ref.name for ref in self.all_videos}
+        return {name: commit for name, commit in commits.items() if name in names}
+
     def commit(self, stage: str, unit: str) -> Commit:
         """What a stage before has made of a unit. NotCommitted if it has not."""
         record = self.folder(stage).record_in_force()
@@ -114,7 +119,7 @@ class Context:
         """Digest of the features of all videos of a split, for each split whose videos all have some."""
         names = {split: split_videos(self, split) for split in ("train", "eval")}
         return {
-            split: fingerprint([[name, self.features[name].digest] for name in videos])
+            split: gallery_digest(self.features, videos)
             for split, videos in names.items()
             if videos and all(name in self.features for name in videos)
         }

@@ -192,6 +192,14 @@ class StageFolder:
         if _commit(path, text).attempt == commit.attempt:
             remove_if(path, text)
 
+    def remove(self, record: Record, commit: Commit) -> None:
+        """Take a commit back for good, with its attempt and the link to it."""
+        self.withdraw(record, commit)
+        link = self.path / "latest" / commit.unit
+        if isinstance(link, Path) and link.is_symlink() and link.readlink().name == commit.attempt:
+            link.unlink(missing_ok=True)
+        remove_tree(self.attempt_path(commit))
+
     def link_latest(self, commits: Mapping[str, Commit]) -> None:
         """Make `latest/UNIT` point at what these commits name; not in S3, which has no links."""
         folder = self.path / "latest"
