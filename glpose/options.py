@@ -7,6 +7,7 @@ What changes a stage's outputs is in its record; speed settings, which never are
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,12 @@ class Options(BaseModel):
     """Base of all option classes: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """Paths may begin with ~, which no shell sees in a file or behind --set KEY=."""
+        return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 # ------------------------------------------------------------------------------------------------------------- data

@@ -9,6 +9,7 @@ import numpy as np
 from glpose.data.dataset import open_video
 from glpose.drawing import contact_sheet, draw_boxes, write_image
 from stages.stage import Context
+from store.errors import DataError
 from store.tables import BOX, read_table
 
 FRAMES = 4  # of every video, evenly spaced among those with people
@@ -17,7 +18,10 @@ TILE_WIDTH = 480  # px
 
 
 def write_box_sheet(context: Context, path: Path) -> Path:
-    """Write the sheet of this run's first videos; returns `path`. NotCommitted where detect has not finished one."""
+    """Write the sheet of this run's first videos; returns `path`.
+
+    NotCommitted where detect has not finished one, DataError where none of the frames can be read.
+    """
     rows = []
     for ref in context.videos[:VIDEOS]:
         table = read_table(context.output("detect", ref.name), "proposals")
@@ -31,5 +35,7 @@ def write_box_sheet(context: Context, path: Path) -> Path:
         label = f"{ref.name}: {len(table)} boxes in {len(video)} frames; frames {', '.join(map(str, chosen))}"
         if pictures:
             rows.append((label, pictures))
+    if not rows:
+        raise DataError(f"{path} is not written: none of the frames to draw can be read")
     write_image(path, contact_sheet(rows, TILE_WIDTH))
     return path

@@ -392,6 +392,9 @@ def verify(
     fast: Annotated[bool, typer.Option("--fast", help="Look at sizes only, not at contents.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Remove what killed runs left behind.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Have the next run make damaged units again.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove what was made of videos that the data set has no longer.")
+    ] = False,
 ) -> None:
     """Check every finished output: checksums, shards, counts, embeddings; exit code 1 if anything is wrong."""
     context = _context(pipeline, config, settings, "*")
@@ -399,7 +402,7 @@ def verify(
 
     from stages.verify import verify as verify_outputs
 
-    verify_outputs(context, Console(), clean=clean, repair=repair, fast=fast)
+    verify_outputs(context, Console(), clean=clean, repair=repair, fast=fast, prune=prune)
 
 
 @app.command()

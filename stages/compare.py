@@ -20,6 +20,7 @@ from glpose.tables.table import Column, Table
 from stages.compare_rows import TRUTH, Row, find_rows
 from stages.detect import boxes_in_words
 from stages.evaluate import evaluated_video, scorer
+from stages.run import check_owner, claim_folder
 from stages.stage import Context, split_videos
 from store.errors import ConfigError, DataError
 from store.places import writing_file
@@ -100,14 +101,18 @@ class Comparison:
 def compare(context: Context, request: Request, out: Path | None) -> list[str]:
     """Write the contact sheet and what it shows as CSV, Markdown and JSON beside it; the table, and where they are.
 
-    out: a name that ends in .png; None: below the work folder. Errors as of `find_comparison`.
+    out: a name that ends in .png; None: below the work folder. Errors as of `find_comparison`; StoreError for a work
+    folder of others.
     """
     if out is not None and out.suffix != ".png":
         raise ConfigError(f"--out {out}: the sheet is a PNG, so give a name that ends in .png")
+    check_owner(context)
     folder = context.config.work / NAME if out is None else out.parent
     name = NAME if out is None else out.stem
     found = find_comparison(context, request)
     shown = table(context, found, name)
+    if out is None:
+        claim_folder(context)  # before there is a file in it that is no stage's
     with writing_file(folder / f"{name}.png") as path:
         write_sheet(path, *_sheet(context, found), heading=shown.heading())
     written = [f"{name}.png", *shown.write(folder)]

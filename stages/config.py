@@ -41,11 +41,17 @@ FILE = "pipelines.yaml"
 KINDS = {"data": DataOptions, "cluster": ClusterOptions}  # blocks whose other keys depend on their `kind`
 
 
+def _work(value: Any) -> Place:
+    if not value or not isinstance(value, str | Path):  # else YAML's null would be a folder of that name
+        raise ValueError(f"should be a folder, or s3://BUCKET/PREFIX, as text, not {value!r}")
+    return place(value)
+
+
 class PipelineConfig(Options):
     """One pipeline. `note`: printed with every result."""
 
     name: str
-    work: Annotated[Place, PlainValidator(place), PlainSerializer(str)] = Field(
+    work: Annotated[Place, PlainValidator(_work), PlainSerializer(str)] = Field(
         description="where outputs go: a folder, or s3://BUCKET/PREFIX"
     )
     note: str = ""

@@ -68,15 +68,21 @@ def make(context: Context, shared: Mapping[str, BoxSource], unit: str, attempt: 
 
 
 def finish(context: Context) -> list[str]:
-    """Merge the tables; count proposals by box source."""
+    """Merge the tables; count proposals by box source. DataError where `strict` and frames are left out."""
     commits = context.commits("detect")
     merge_tables(context.folder("detect"), commits, "proposals")
+    commits = context.current(commits)
     total = sum(commit.meta["proposals"] for commit in commits.values())
     options = context.config.detect
     lines = [f"  {total} proposals in {len(commits)} videos; boxes: {boxes_in_words(context.config)}"]
     if unreadable := {unit: commit.meta["unreadable"] for unit, commit in commits.items() if commit.meta["unreadable"]}:
         count = sum(map(len, unreadable.values()))
         lines.append(f"  {count} frames of {len(unreadable)} videos could not be read: {', '.join(sorted(unreadable))}")
+    if options.strict and (left_out := [ref.name for ref in context.videos if ref.name in unreadable]):
+        raise DataError(
+            f"detect --strict: frames of {', '.join(left_out)} could not be read and are left out; mend them, or run "
+            f"without it; the first: {unreadable[left_out[0]][0][1]}"
+        )
     if options.train.source != "annotations":
         lines.append(
             f"  boxes of the train split come from {_words(options.train, options)}: without keypoints, heads "

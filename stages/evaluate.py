@@ -250,6 +250,8 @@ def _draw(out: Path, evaluated: EvaluatedVideo, joints: JointSet) -> None:
             yield drawn(picture, frame, "glpose")
 
     write_film(out / "overlay.mp4", overlaid(), OVERLAY_FPS)
+    if not pictures:  # none of them can be read
+        return
     rows = [
         (
             f"{evaluated.ref.name}: {variant}, frames {', '.join(map(str, chosen))}",

@@ -72,6 +72,7 @@ def finish(context: Context) -> list[str]:
     """Merge the tables; say how much is stored."""
     commits = context.commits("extract")
     merge_tables(context.folder("extract"), commits, "proposals")
+    commits = context.current(commits)
     total, size = sum(c.meta["proposals"] for c in commits.values()), sum(c.bytes for c in commits.values())
     stored = sum(c.meta["proposals"] * c.meta.get("views", 1) for c in commits.values())
     maps = f"{stored * (1 + 2 * context.config.extract.k)} maps" + (f" of {stored} views" if stored > total else "")

@@ -115,6 +115,7 @@ def finish(context: Context) -> list[str]:
     """Merge the tables; say how even the softmax weights and the citations are."""
     folder, commits = context.folder("index"), context.commits("index")
     merge_tables(folder, commits, "neighbours")
+    commits = context.current(commits)
     entropies = [c.meta["softmax_entropy"] for c in commits.values() if c.meta["softmax_entropy"] is not None]
     if not entropies:
         return []

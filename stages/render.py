@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glpose.data.rendered import ClipOptions, write_clip
+from glpose.data.rendered.photos import photos_digest
 from glpose.data.rendered.sets import SETS
 from glpose.options import RenderedData
 from stages.config import PipelineConfig
@@ -17,8 +18,10 @@ VERSION = 2
 
 
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    """What the pixels depend on; the number of clips only says how many units there are."""
-    return _options(config).model_dump(mode="json", exclude={"kind", "train_clips", "eval_clips"})
+    """What the pixels depend on, pictures by their contents; the number of clips only says how many units there are."""
+    data = _options(config)
+    options = data.model_dump(mode="json", exclude={"kind", "train_clips", "eval_clips"})
+    return options if data.photos is None else {**options, "photos": photos_digest(data.photos)}
 
 
 def units(context: Context, everything: bool) -> list[str]:

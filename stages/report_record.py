@@ -11,7 +11,6 @@ import yaml
 from markupsafe import Markup
 from pydantic import BaseModel
 
-import store
 from glpose.options import DEMO_CLIPS
 from glpose.report.page import Section
 from glpose.report.tables import copyable, details, html_table, paragraph
@@ -204,8 +203,5 @@ def _citation(context: Context, records: Mapping[str, Record]) -> str:
 
 
 def feature_space(context: Context) -> str:
-    """The id of the feature space; "" before extract."""
-    if not context.commits("extract"):
-        return ""
-    stored = store.open(context.config.work)
-    return stored.features(stored.videos[0]).schema.space
+    """The id of the feature space, as extract has noted it; "" before extract."""
+    return next((commit.meta["space"] for commit in states(context)["extract"].counted.values()), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -45,6 +45,7 @@ STAGES: dict[str, Stage] = {
 }
 ASIDE = ("crops", "ablate", "ablate_eval", "evidence")  # made where they are asked for, not with a pipeline
 
+NAMED = 4  # units that a line names
 OWNER = "pipeline.json"  # names the pipeline that a work folder belongs to
 
 
@@ -149,6 +150,20 @@ def compare(
     return Survey(record, in_force, done, todo, stale, broken)
 
 
+def departed(stage: Stage, context: Context, units: Iterable[str]) -> list[str]:
+    """Of finished units, those of videos that the data set has no longer, or that `data.*.videos` leaves out."""
+    if not stage.by_video:
+        return []
+    there = set(stage.units(context, True))
+    return [unit for unit in units if unit not in there]
+
+
+def departed_words(units: Sequence[str]) -> str:
+    """How many such videos there are, and which, in words."""
+    count = "1 finished video is" if len(units) == 1 else f"{len(units)} finished videos are"
+    return f"{count} not in the data set: {', '.join(units[:NAMED])}{' ...' if len(units) > NAMED else ''}"
+
+
 def run_stage(
     stage: Stage, context: Context, console: Console, *, workers: Workers | None = None, force: bool = False
 ) -> None:
@@ -183,6 +198,9 @@ def run_stage(
         raise UnitsFailed(
             "\n".join([f"{stage.name}: {len(failures)} of {total} failed, the others are finished:", *lines])
         )
+    if gone := departed(stage, context, commits):
+        way = f"glpose-stage verify -p {context.config.name} --prune removes what was made"
+        say(console, f"  {departed_words(gone)}; {way}")
     if not missing or not found.changes:
         folder.link_latest(commits)
         for line in stage.finish(context):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,8 @@ from stages.config import PipelineConfig
 from stages.console import Tally
 from store.errors import ConfigError, NotCommitted, StoreError
 from store.folder import Attempt, Commit, StageFolder
+from store.index import gallery_digest
 from store.places import Place
-from store.record import fingerprint
 
 T = TypeVar("T")
 
@@ -75,7 +75,9 @@ class Context:
 
     @cached_property
     def videos(self) -> list[VideoRef]:
-        """The videos that this run is about. ConfigError where the pattern matches none."""
+        """The videos that this run is about. ConfigError where the pattern matches none, or there are no splits."""
+        if not self.all_videos:  # a split without videos is an error of its own
+            raise ConfigError("data.train and data.eval are both null: there are no videos; set one of them")
         chosen = [ref for ref in self.all_videos if fnmatch.fnmatch(ref.name, self.pattern)]
         if not chosen:
             near = ", ".join(ref.name for ref in self.all_videos[:3])
@@ -95,6 +97,11 @@ class Context:
         record = self.folder(stage).record_in_force()
         return self.folder(stage).commits(record) if record else {}
 
+    def current(self, commits: Mapping[str, Commit]) -> dict[str, Commit]:
+        """Of commits by video, those of videos that the data set has; a stage may have finished others before."""
+        names = {ref.name for ref in self.all_videos}
+        return {name: commit for name, commit in commits.items() if name in names}
+
     def commit(self, stage: str, unit: str) -> Commit:
         """What a stage before has made of a unit. NotCommitted if it has not."""
         record = self.folder(stage).record_in_force()
@@ -112,7 +119,7 @@ class Context:
         """Digest of the features of all videos of a split, for each split whose videos all have some."""
         names = {split: split_videos(self, split) for split in ("train", "eval")}
         return {
-            split: fingerprint([[name, self.features[name].digest] for name in videos])
+            split: gallery_digest(self.features, videos)
             for split, videos in names.items()
             if videos and all(name in self.features for name in videos)
         }

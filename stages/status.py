@@ -10,7 +10,18 @@ from pathlib import Path
 from rich.table import Table
 
 from stages.console import size_words, text_lines
-from stages.run import ASIDE, STAGES, check_before, check_owner, compare, expected_record, stages_of
+from stages.run import (
+    ASIDE,
+    NAMED,
+    STAGES,
+    check_before,
+    check_owner,
+    compare,
+    departed,
+    departed_words,
+    expected_record,
+    stages_of,
+)
 from stages.stage import Context, Stage
 from store.attempts import started
 from store.errors import CorruptData, NotCommitted, RecordMismatch
@@ -18,7 +29,6 @@ from store.folder import Commit, StageFolder
 from store.record import Record, difference
 
 STATES = ("done", "missing", "stale", "damaged")  # of Found
-NAMED = 4  # units that a line names
 WIDEST = 120  # columns of the table, which takes about 75
 
 
@@ -30,7 +40,8 @@ class Found:
     why, "" for what was simply not made yet. damaged: unit -> what is wrong with its commit.
     units: None before render has made the videos. counted: commits of what is done or stale. changes: lines on how the
     record in force differs. unreadable: units whose source cannot be used. waits: why a stage before keeps this one
-    from beginning. broken: what is wrong with the record in force.
+    from beginning. broken: what is wrong with the record in force. departed: finished units that the data set has no
+    longer.
     """
 
     units: list[str] | None
@@ -43,6 +54,7 @@ class Found:
     unreadable: list[str] = field(default_factory=list)
     waits: str = ""
     broken: str = ""
+    departed: list[str] = field(default_factory=list)
 
     @property
     def todo(self) -> list[str]:
@@ -62,6 +74,8 @@ def status(context: Context) -> list[str]:
         lines += ["", *reasons]
     if any(stage.damaged or stage.broken for stage in found.values()):
         lines += ["", f"glpose-stage verify -p {config.name} says what is damaged, --repair has the next run mend it"]
+    if any(stage.departed for stage in found.values()):
+        lines += ["", f"glpose-stage verify -p {config.name} --prune removes what is not of the data set"]
     return [*lines, "", "the next run:", *_forecast(stages, context, found)]
 
 
@@ -90,7 +104,7 @@ def look_at(stage: Stage, context: Context, *, look: bool = False) -> Found:
         units = stage.units(context, False)
     except NotCommitted as error:
         return Found(None, changes=changes, waits=_first_line(error), broken=broken)
-    found = Found(units, changes=changes, broken=broken)
+    found = Found(units, changes=changes, broken=broken, departed=departed(stage, context, others or commits))
     found.damaged = {unit: damaged[unit] for unit in units if unit in damaged}
     try:
         check_before(stage, context, record)
@@ -246,7 +260,7 @@ def _reasons(name: str, found: Found) -> list[str]:
             whose = [unit for unit, why in units.items() if why == reason]
             told = f"{reason} ({'; '.join(found.changes)})" if reason == "made with other parameters" else reason
             lines.append(f"{name:8} {len(whose)} {state}: {told}: {_names(whose)}")
-    return lines
+    return [*lines, f"{name:8} {departed_words(found.departed)}"] if found.departed else lines
 
 
 def _names(units: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from stages.run import STAGES, run_stages, stages_of, survey
 from stages.stage import Context, split_videos
 from stages.table_files import about, comparison_notes, table_folder
 from stages.train import variants
-from store.errors import NotCommitted, RecordMismatch
+from store.errors import ConfigError, NotCommitted, RecordMismatch
 from store.places import read_json
 
 CPU_BATCH = 4  # proposals per timed pass: larger ones are no faster there
@@ -65,7 +65,10 @@ def with_other_splits(path: Path, config: PipelineConfig, settings: Sequence[str
     """A pipeline and, of JHMDB's data, those of the file that differ from it in the split and the work folder alone."""
     found = {config.data.split: config} if isinstance(config.data, JHMDBData) else {}
     for name in list_pipelines(path) if found else ():
-        other = load_pipeline(path, name, settings)
+        try:
+            other = load_pipeline(path, name, settings)
+        except ConfigError:  # of other data, which the settings are not for
+            continue
         alike = _recipe(other) == _recipe(config) and other.work != config.work
         if alike and isinstance(other.data, JHMDBData):
             found.setdefault(other.data.split, other)

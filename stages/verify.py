@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from stages.console import say
-from stages.run import STAGES, check_owner
+from stages.run import STAGES, check_owner, departed, departed_words
 from stages.stage import Context
 from store.errors import CorruptData, NotCommitted
 from store.folder import Commit
@@ -20,14 +20,18 @@ from store.verify import Splits, Verdict, read_in_force, verify_stage
 from store.verify import repair as repair_stage
 
 
-def verify(context: Context, console: Console, *, clean: bool, repair: bool, fast: bool = False) -> None:
+def verify(
+    context: Context, console: Console, *, clean: bool, repair: bool, fast: bool = False, prune: bool = False
+) -> None:
     """Read all files of the records in force, and check what is in them.
 
     clean: remove what killed runs left, where all records are sound. repair: withdraw damaged units, so that the next
-    run makes them again. fast: look at sizes only. CorruptData if anything is wrong: a line for each fault, that names
-    stage, unit and, in features and tables, proposal, view and offset.
+    run makes them again. fast: look at sizes only. prune: remove finished videos that the data set has no longer;
+    ConfigError where it has none at all, DataError where it is not there. CorruptData if anything is wrong: a line for
+    each fault, that names stage, unit and, in features and tables, proposal, view and offset.
     """
     check_owner(context)
+    pruned = _prune(context) if prune else {}
     # in the order of the stages: neighbours are held against proposals that are known to be sound
     found = {name: read_in_force(context.folder(name)) for name in STAGES}
     faults: list[str] = []
@@ -67,6 +71,8 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
                 swept = f", {len(removed)} left by killed runs removed"
             size = sum(commit.bytes for commit in stage.commits.values())
             lines = [f"{name}: {len(stage.commits)} finished, {size / 1e6:.1f} MB{swept}"]
+            if gone := pruned.get(name):
+                lines.append(f"  {departed_words(gone)}; removed")
             for line in lines + [f"  note: {note}" for note in verdict.notes]:
                 say(progress.console, line)
     if faults:
@@ -75,6 +81,21 @@ def verify(context: Context, console: Console, *, clean: bool, repair: bool, fas
         way = "the next run makes what is damaged again" if repair else "verify --repair has the next run mend it"
         way += ", but for stage.json, of which its line says what to do" if by_hand else ""
         raise CorruptData("\n".join([f"{count}; {way}:", *(f"  {fault}" for fault in faults)]))
+
+
+def _prune(context: Context) -> dict[str, list[str]]:
+    """Remove what was made of videos that the data set has no longer; their names, by stage."""
+    _ = context.videos  # ConfigError where there are none: everything would go
+    gone: dict[str, list[str]] = {}
+    for name, stage in STAGES.items():
+        folder = context.folder(name)
+        found = read_in_force(folder)
+        if found.record is None or not found.commits:
+            continue
+        gone[name] = departed(stage, context, found.commits)
+        for unit in gone[name]:
+            folder.remove(found.record, found.commits[unit])
+    return gone
 
 
 def _split_reader(context: Context, damaged: Container[str], indices: Mapping[str, Commit]) -> Splits:

@@ -133,12 +133,23 @@ def _checked_record(job: Job, context: Any) -> Record:
 
 
 def anchored(config: PipelineConfig) -> PipelineConfig:
-    """The same configuration without relative paths, as a worker may have another current folder."""
-    checkpoint = Path(config.extract.checkpoint)
-    if checkpoint.is_file():  # else the name of weights that ship
-        extract = config.extract.model_copy(update={"checkpoint": str(checkpoint.absolute())})
-        config = config.model_copy(update={"extract": extract})
-    return _anchored(config)
+    """The same configuration without relative paths, as a worker may have another current folder.
+
+    Only a detector's FILE.py:FUNCTION stays as it is spelled, which is what its record and its boxes say.
+    """
+    detect, extract = config.detect, config.extract
+    detector = detect.detector.model_copy(update={"checkpoint": _anchored_checkpoint(detect.detector.checkpoint)})
+    changes = {
+        "detect": detect.model_copy(update={"detector": detector}),
+        "extract": extract.model_copy(update={"checkpoint": _anchored_checkpoint(extract.checkpoint)}),
+    }
+    return _anchored(config.model_copy(update=changes))
+
+
+def _anchored_checkpoint(name_or_path: str | None) -> str | None:
+    from glpose.models.checkpoints import SHIPPED
+
+    return name_or_path if name_or_path is None or name_or_path in SHIPPED else str(Path(name_or_path).absolute())
 
 
 def _anchored(options: Any) -> Any:

@@ -98,7 +98,7 @@ def export_hdf5(
     commits = {name: store.commit(name) for name in names}
     extract, index = StageFolder(store.root / "extract"), StageFolder(store.root / "index")
     index_record = index.record_in_force()
-    indexed = store.indexed(names)
+    indexed = store.indexed(None if set(names) == set(store.videos) else names)
     with creating(path, FORM, FORMAT) as (file, disk):
         set_attributes(file, {"description": DESCRIPTION})
         file.create_group("videos")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -10,9 +11,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from store.errors import CorruptData, DiskFull, StoreError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)  # of flock, as file systems say it
 
 
 @contextmanager
@@ -70,6 +73,22 @@ def publish_local(path: Path, text: str) -> bool:
         with suppress(PermissionError):  # it may be new too, or not ours
             sync_folder(path.parent.parent)
     return True
+
+
+def lock(handle: IO[str], *, wait: bool) -> None:
+    """Lock a file that is open for writing until it is closed. BlockingIOError where another holds it, without `wait`.
+
+    StoreError where its file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise StoreError(
+            f"{Path(handle.name).parent}: its file system has no locks ({error.strerror}), which writing outputs "
+            "needs: mount it with flock, or choose another folder with --set work=DIR"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

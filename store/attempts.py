@@ -6,7 +6,6 @@ filled in a temporary folder of this machine and uploaded whole, and only its ag
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -15,9 +14,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from store.atomic import sync_file, sync_folder
+from store.atomic import lock, sync_file, sync_folder
 from store.places import Place, details, upload
 from store.record import file_digest
 
@@ -50,7 +48,7 @@ def fresh_folder(folder: Place) -> Iterator[Path]:
     marker = _marker(folder)
     try:
         with open(marker, "w") as handle:  # its lock tells `abandoned` that the writer lives, so it is there first
-            _lock(handle)
+            lock(handle, wait=False)
             folder.mkdir()
             yield folder
     finally:
@@ -79,15 +77,15 @@ def seal(filled: Path, folder: Place) -> dict[str, tuple[int, str]]:
 def abandoned(folder: Place) -> bool:
     """Whether an attempt's writer is gone."""
     if not isinstance(folder, Path):
-        begun = int(folder.name.split("-")[0], 16) / 1e9
+        begun = started(folder.name) / 1e9
         uploaded = [entry["LastModified"].timestamp() for entry in details(folder)]
         return time.time() - max(begun, *uploaded, 0.0) > REMOTE_LIFETIME
     try:
-        with open(_marker(folder)) as handle:
-            _lock(handle)
+        with open(_marker(folder), "r+") as handle:  # NFS locks only what is open for writing
+            lock(handle, wait=False)
     except FileNotFoundError:
         return True
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # held, or another user's
         return False
     return True
 
@@ -113,10 +111,6 @@ def sweep_leftovers(stage: Place) -> None:
         folder = marker.with_name(marker.name.removesuffix(".writing"))
         if not folder.exists() and abandoned(folder):
             marker.unlink(missing_ok=True)
-
-
-def _lock(handle: IO[str]) -> None:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _marker(folder: Path) -> Path:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from store.atomic import is_disk_full, parse_json
-from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal, sweep_leftovers
+from store.attempts import abandoned, attempt_name, forget, fresh_folder, seal, started, sweep_leftovers
 from store.errors import AlreadyCommitted, CorruptData, DiskFull, NotCommitted, StoreError
 from store.places import (
     Place,
@@ -205,6 +205,14 @@ class StageFolder:
         if _commit(path, text).attempt == commit.attempt:
             remove_if(path, text)
 
+    def remove(self, record: Record, commit: Commit) -> None:
+        """Take a commit back for good, with its attempt and the link to it."""
+        self.withdraw(record, commit)
+        link = self.path / "latest" / commit.unit
+        if isinstance(link, Path) and link.is_symlink() and link.readlink().name == commit.attempt:
+            link.unlink(missing_ok=True)
+        remove_tree(self.attempt_path(commit))
+
     def link_latest(self, commits: Mapping[str, Commit]) -> None:
         """Make `latest/UNIT` point at what these commits name; not in S3, which has no links."""
         folder = self.path / "latest"
@@ -221,8 +229,11 @@ class StageFolder:
             os.replace(temporary, link)
 
     def clean(self) -> list[Place]:
-        """Remove attempts that no commit of any record names and no living writer holds; return what was removed."""
-        attempts = sorted(self.path.glob("data/*/*"), key=str)
+        """Remove attempts that no commit of any record names and no living writer holds; return what was removed.
+
+        Folders that are not named as attempts are somebody else's, and stay.
+        """
+        attempts = [path for path in sorted(self.path.glob("data/*/*"), key=str) if started(path.name)]
         idle = [folder for folder in attempts if folder.is_dir() and abandoned(folder)]
         # read after looking at the locks: a writer that has let go meanwhile has published before
         kept = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import faiss
@@ -32,6 +32,11 @@ def made_from(features: Commit, gallery: Mapping[str, str]) -> str:
 def gallery_of(made: Commit) -> dict[str, str]:
     """The gallery that a video's index was made from, as `made_from` takes it."""
     return made.meta.get("gallery", {})
+
+
+def gallery_digest(features: Mapping[str, Commit], videos: Iterable[str]) -> str:
+    """Identifies what references of a split are looked for in: the features of all its videos."""
+    return fingerprint([[name, features[name].digest] for name in sorted(videos)])
 
 
 def build_index(embeddings: np.ndarray) -> faiss.IndexFlatIP:

@@ -7,7 +7,6 @@ reads and tests for existence as with pathlib, and only these functions change w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
-from store.atomic import parse_json, publish_local, replacing
+from store.atomic import lock, parse_json, publish_local, replacing
 from store.errors import NotCommitted, StoreError
 
 S3_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "obstore")
@@ -242,5 +241,5 @@ def _unlink_if(path: Place, old: str) -> bool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, wait=True)
         yield

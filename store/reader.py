@@ -10,11 +10,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from store.attempts import started
 from store.description import describe, proposals_of, schemas_of
 from store.errors import NotCommitted, StoreError
 from store.features import VideoFeatures
 from store.folder import Commit, StageFolder
-from store.index import gallery_of, made_from
+from store.index import gallery_digest, gallery_of, made_from
 from store.places import Place, check_reachable, place
 from store.record import Record
 from store.samples import Sample, read_sample
@@ -85,11 +86,14 @@ class Store:
         return table
 
     def indexed(self, videos: Sequence[str] | None = None) -> dict[str, Commit]:
-        """Commits of the index by video, all by default; none before `index` has begun.
+        """Commits of the index by video; none before `index` has begun.
 
-        NotCommitted where one was made of other features than the store has, or they were not all made of the same.
+        videos: by default all but those that have left the data set since. NotCommitted where one was made of other
+        features than the store has, or they were not all made of the same.
         """
         commits = self._made_indices(videos)
+        if videos is None:
+            commits = self._without_departed(commits)
         stale = [
             name for name, made in commits.items() if made.inputs != made_from(self.commit(name), gallery_of(made))
         ]
@@ -99,7 +103,7 @@ class Store:
         if stale:
             raise NotCommitted(
                 f"{self.root}: the index of {stale[0]!r} ({len(stale)} in all) is of other features: run glpose-stage "
-                "index, or open the store again"
+                "index, or open the store again; if the data set has it no longer, verify --prune removes it"
             )
         return commits
 
@@ -194,6 +198,28 @@ class Store:
             return {video: commit for video, commit in self._index.commits(record).items() if video in self._commits}
         finished = [video for video in videos if self._index.is_finished(record, video)]
         return {video: self._index.commit_of(record, video) for video in finished}
+
+    def _without_departed(self, made: dict[str, Commit]) -> dict[str, Commit]:
+        """Indices without those of galleries that are no more, where references are of any video of a split.
+
+        A gallery is whole where the videos that were indexed with it are all that it was made of. Beside the last such
+        one of a split, others are of videos that were of the split before.
+        """
+        sharing: dict[tuple[str, str], list[str]] = {}
+        for name, commit in made.items():
+            for gallery in gallery_of(commit).items():
+                sharing.setdefault(gallery, []).append(name)
+        by_time = sorted(sharing, key=lambda gallery: max(started(made[name].attempt) for name in sharing[gallery]))
+        whole = {
+            split: digest
+            for split, digest in by_time
+            if digest == gallery_digest(self._commits, sharing[split, digest])
+        }
+        return {
+            name: commit
+            for name, commit in made.items()
+            if all(whole.get(split, digest) == digest for split, digest in gallery_of(commit).items())
+        }
 
     def _chosen(self, video: str | None) -> dict[str, Commit]:
         return self._commits if video is None else {video: self.commit(video)}

@@ -29,9 +29,11 @@ from glpose.tables.figures import figures
 from glpose.training_log import Progress
 from stages import ablate
 from stages.ablation import finished_scores
+from stages.config import load_pipeline
 from stages.curves import Curves
 from stages.report import report_page
 from stages.run import STAGES, expected_record
+from stages.tables import with_other_splits
 from stages.train import held_out_videos
 from store.errors import ConfigError, TrainingError
 
@@ -485,6 +487,15 @@ def test_three_splits_are_run_and_averaged(splits: Path) -> None:
         heads = [found[variant]["groups"]["Head"] for found in scores]
         assert float(mean["head"]) == pytest.approx(statistics.fmean(heads))
     assert "metric: PCK@0.2 of max(w, h) (annotation:mask); pipeline: small" in printed
+
+
+def test_settings_are_not_for_pipelines_of_other_data(splits: Path) -> None:
+    content = yaml.safe_load(splits.read_text())
+    content["pipelines"]["drawn"] = {"work": "drawn", "data": {"kind": "rendered"}}
+    splits.write_text(yaml.safe_dump(content))
+    settings = ["data.splits=splits"]
+    found = with_other_splits(splits, load_pipeline(splits, "small", settings), settings)
+    assert [config.name for config in found] == ["small", "split2", "split3"]
 
 
 def test_a_missing_split_is_named_and_nothing_averaged(splits: Path) -> None:

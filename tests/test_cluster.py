@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from dask_processes import (
     PER_VIDEO,
@@ -25,7 +27,7 @@ from dask_processes import (
 )
 from distributed import Client
 from rich.console import Console
-from small_pipelines import attempts, commit_digests, context, glpose_stage, write_pipeline
+from small_pipelines import RENDERED, attempts, commit_digests, context, glpose_stage, write_pipeline
 
 from stages import cluster
 from stages import worker as on_worker
@@ -206,6 +208,29 @@ def test_workers_that_see_other_folders_are_told(crew: str, quiet: Path, tmp_pat
         status, line = said(work=tmp_path / "empty")
         assert (status, "sees another work folder" in line) == ("unfit", True)
         assert said()[0] == "kept"  # what it sees now is what is there
+
+
+def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker in another folder finds the same pictures and weights."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "photos").mkdir(parents=True)
+    there.mkdir()
+    cv2.imwrite(str(here / "photos" / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    write_pipeline(here, RENDERED | {"photos": "photos"})
+    monkeypatch.chdir(here)
+    weights = ["extract.checkpoint=backbone.safetensors", "detect.detector.checkpoint=backbone.safetensors"]
+    settings = [*weights, "detect.train.source=cascade_rcnn", "detect.eval.source=cascade_rcnn"]
+    config = context(Path("pipelines.yaml"), *settings).config
+    wanted = expected_record(STAGES["index"], config)  # with those of render, detect and extract
+    own = on_worker.anchored(config)
+    monkeypatch.chdir(there)
+    assert expected_record(STAGES["index"], own) == wanted
+    monkeypatch.chdir(here)
+    (here / "demo").write_text("a file that is called as weights that ship")
+    assert (
+        on_worker.anchored(context(Path("pipelines.yaml"), "extract.checkpoint=demo").config).extract.checkpoint
+        == "demo"
+    )
 
 
 def test_workers_of_another_version_are_refused(quiet: Path, tmp_path: Path) -> None:

@@ -180,6 +180,23 @@ def test_another_system_that_is_right(project: Path, truth: Path, tmp_path: Path
     assert row["right_them"] == "0" and row["why"] == "named" and row["frame"] == "3" and row["person"] != ""
 
 
+def test_files_can_be_compared_before_anything_has_run(project: Path, truth: Path, tmp_path: Path) -> None:
+    """What that writes into the work folder does not keep the pipeline from running there."""
+    files = ("--predictions", f"one={truth}", "--predictions", f"two={truth}", "--frames", "c:2")
+    at = ("--set", f"work={tmp_path / 'new'}")
+    code, printed = run(project, *files, *at)
+    assert code == 0, printed
+    assert (tmp_path / "new" / "compare" / "compare.png").is_file()
+    code, printed = glpose_stage(project / "pipelines.yaml", "detect", *at)
+    assert code == 0, printed
+
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("x")
+    code, printed = run(project, *files, "--set", f"work={tmp_path / 'thesis'}")
+    assert (code, "is not empty and not a glpose work folder" in printed) == (1, True), printed
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
 def test_coco_results_say_the_same(project: Path, truth: Path, tmp_path: Path) -> None:
     content = json.loads((truth / "c.json").read_text())
     poses = [

@@ -278,7 +278,23 @@ def test_set_needs_yaml_where_the_option_is_no_text(tmp_path: Path) -> None:
     assert "--set train.milestones=[1: the value is not YAML" in refusal(tmp_path, "train.milestones=[1")
 
 
+def test_paths_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    boxes = {"eval": {"source": "file", "file": "~/boxes.json"}}
+    config = load(tmp_path, "work=~/out", p={"data": P18 | {"root": "~/data"}, "detect": boxes})
+    assert config.work == tmp_path / "me" / "out"
+    assert option(config, "data.root") == tmp_path / "me" / "data"
+    assert config.detect.eval.file == tmp_path / "me" / "boxes.json"
+    assert load(tmp_path, "work=~no such user/out").work == Path("~no such user/out")
+
+
 # ---------------------------------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize("value", [None, 2024, True, ["a", "b"], {"a": 1}, ""])
+def test_a_work_folder_is_text(tmp_path: Path, value: Any) -> None:
+    message = refusal(tmp_path, p={**BASE, "work": value})
+    assert message.endswith(f"  work: should be a folder, or s3://BUCKET/PREFIX, as text, not {value!r}")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -105,6 +105,13 @@ def test_an_unreadable_frame_in_the_middle(tmp_path: Path) -> None:
     unreadable = context(config).commit("detect", "one").meta["unreadable"]
     assert [frame for frame, _ in unreadable] == [3] and "003.png" in unreadable[0][1]
 
+    for verb in ("detect", "run"):  # what is finished has left it out
+        code, printed = glpose_stage(config, verb, "--strict")
+        assert code == 1 and "detect 2 done, 0 to do" in printed
+        assert "error: detect --strict: frames of one could not be read and are left out; mend them" in printed
+    assert not (tmp_path / "work" / "extract").exists()
+    assert glpose_stage(config, "detect", "--strict", "--videos", "two")[0] == 0
+
 
 def test_features_pass_over_an_unreadable_frame(tmp_path: Path) -> None:
     write_videos(tmp_path / "videos", ("one",))
@@ -148,6 +155,30 @@ def test_a_sheet_of_boxes(tmp_path: Path) -> None:
     assert (sheet.max(axis=2).astype(int) - sheet.min(axis=2) > 100).any()  # a coloured box on grey frames
     code, printed = glpose_stage(config, "detect", "--sheet", str(tmp_path / "boxes.odd"))
     assert code == 1 and "boxes.odd cannot be written as an image: give a name that ends in .jpg or .png" in printed
+
+
+def test_sheets_of_frames_that_cannot_be_read(tmp_path: Path) -> None:
+    """No sheet is drawn of them; scores are committed all the same."""
+    write_dataset(tmp_path / "data")
+    (tmp_path / "bright.py").write_text(BRIGHT)
+    detector = {"model": f"{tmp_path}/bright.py:find"}
+    config = write_pipeline(tmp_path, detect={"eval": {"source": "python"}, "detector": detector})
+    for frame in (0, 2, 3, 5):  # of six, those that sheets show
+        path = tmp_path / "data" / "images" / "val" / "c" / f"{frame:06d}.jpg"
+        path.write_bytes(path.read_bytes()[:60])
+    code, printed = glpose_stage(config, "run")
+    assert code == 0, printed
+    results = tmp_path / "work" / "eval" / "latest" / "results"
+    assert (results / "overlay.mp4").is_file() and not (results / "contact_sheet.png").exists()
+
+    config = write_pipeline(tmp_path, data={"kind": "posetrack18", "root": str(tmp_path / "data")})
+    for frame in range(1, 6):
+        path = tmp_path / "data" / "images" / "train" / "a" / f"{frame:06d}.jpg"
+        path.write_bytes(path.read_bytes()[:60])
+    own = ("--set", f"work={tmp_path / 'other'}", "--set", "data.train.frames=[1, null]")
+    code, printed = glpose_stage(config, "detect", *own, "--videos", "a", "--sheet", str(tmp_path / "boxes.png"))
+    assert code == 1 and printed.endswith("boxes.png is not written: none of the frames to draw can be read\n")
+    assert not (tmp_path / "boxes.png").exists()
 
 
 @pytest.mark.parametrize(

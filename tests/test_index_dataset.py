@@ -262,11 +262,37 @@ def test_a_video_that_has_left_the_data_leaves_the_pools(done: Path) -> None:
     path.unlink()
     code, printed = run(done, "run")
     assert (code, "index 2 done, 2 to do (2 of them because their inputs changed)" in printed) == (0, True), printed
+    assert "1 finished video is not in the data set: d; glpose-stage verify" in printed
     stored = store.open(done.parent / "work")
-    assert set(stored.neighbours(["a", "b"])["reference_video"]) <= {"a", "b"}
-    with pytest.raises(NotCommitted, match="the index of 'd'"):  # it refers to what may have changed since
-        stored.neighbours()
-    assert run(done, "verify")[0] == 0
+    neighbours = stored.neighbours()
+    assert set(neighbours["video"]) == set(stored.indexed()) == {"a", "b", "c", "e"}
+    assert set(neighbours["reference_video"]) <= {"a", "b", "c", "e"}
+    with pytest.raises(
+        NotCommitted, match=r"the index of 'd'.*verify --prune removes it"
+    ):  # who it refers to has changed
+        stored.neighbours("d")
+    code, printed = run(done, "export", "--hdf5", str(done.parent / "all.h5"))
+    assert code == 0, printed
+    import_(done.parent / "all.h5", str(done.parent / "again"), Console(file=io.StringIO()))
+    pd.testing.assert_frame_equal(store.open(done.parent / "again").neighbours(), neighbours)
+    assert run(done, "inspect", "--neighbours")[0] == run(done, "verify")[0] == 0
+
+    code, printed = run(done, "verify", "--prune")
+    assert code == 0, printed
+    stored = store.open(done.parent / "work")
+    assert stored.videos == ["a", "b", "c", "e"]
+    pd.testing.assert_frame_equal(stored.neighbours(), neighbours)
+    assert run(done, "run")[1].count(" 0 to do") == 5
+
+
+def test_a_data_set_whose_videos_are_all_others(done: Path) -> None:
+    """Both videos' references are of all that their split had; those of the split as it is now are shown."""
+    for before, now in (("c", "f"), ("e", "g")):
+        write_dataset(done.parent / "data", [], [now])
+        (done.parent / "data" / "annotations" / "val" / f"{before}.json").unlink()
+    code, printed = run(done, "run")
+    assert code == 0, printed
+    assert set(store.open(done.parent / "work").neighbours()["video"]) == {*TRAIN, "f", "g"}
 
 
 def test_pools_wait_for_all_features_of_the_split(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from small_pipelines import context, glpose_stage, write_pipeline
+from small_pipelines import RENDERED, context, glpose_stage, write_pipeline
 
 from glpose.data.dataset import VideoRef, open_video
 from glpose.data.rendered import Clip, ClipOptions, FrameLabels, write_clip
@@ -398,6 +399,26 @@ def test_a_folder_of_clips_is_read_in_their_place(tmp_path: Path) -> None:
     code, printed = glpose_stage(config, "detect")
     assert code == 0 and "in 2 videos; boxes: annotations" in printed
     assert not (tmp_path / "work" / "render").exists()
+
+
+def test_pictures_to_stand_before_count_by_their_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = tmp_path / "photos" / "wall" / "1.png"
+    photo.parent.mkdir(parents=True)
+    cv2.imwrite(str(photo), np.full((50, 80, 3), 90, np.uint8))
+    config = write_pipeline(tmp_path, RENDERED | {"photos": str(tmp_path / "photos")})
+    code, printed = glpose_stage(config, "render")
+    assert code == 0, printed
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for same in ("photos", "./photos/../moved"):
+        code, printed = glpose_stage(config, "render", "--set", f"data.photos={same}")
+        assert (code, "render 3 done, 0 to do" in printed) == (0, True), printed
+    cv2.imwrite(str(photo), np.full((50, 80, 3), 200, np.uint8))
+    code, printed = glpose_stage(config, "render")
+    assert (code, "\n  render.photos: " in printed) == (1, True), printed
+    shutil.rmtree(tmp_path / "photos")
+    code, printed = glpose_stage(config, "render")
+    assert (code, "photos has no pictures (.jpg, .jpeg, .png) to stand before" in printed) == (1, True), printed
 
 
 def test_a_clip_may_be_one_file(tmp_path: Path) -> None:

@@ -171,6 +171,21 @@ def test_a_damaged_output_leaves_the_other_sections(finished: Path, tmp_path: Pa
     assert "c.json" in page.text["left-out"]
 
 
+def test_damaged_features_leave_a_page(finished: Path, tmp_path: Path) -> None:
+    """Even those of the first video, whose form other sections tell, and even its commit."""
+    shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    config = write_pipeline(tmp_path / "project")
+    space = context(config).commit("extract", "b").meta["space"]
+    (tmp_path / "project/work/extract/latest/a/features.zarr/zarr.json").write_text("{")
+    page = page_of(config)
+    assert {"results", "stages", "options", "record", "left-out"} <= set(page.anchors)
+    assert space in page.text["record"] and space[:12] in page.text[""]
+    [commit] = tmp_path.glob("project/work/extract/commit/*/a.json")
+    commit.write_text("{")
+    page = page_of(config)
+    assert {"stages", "options", "left-out"} <= set(page.anchors) and space[:12] in page.text[""]
+
+
 def test_out_is_a_file(finished: Path) -> None:
     code, printed = glpose_stage(finished / "pipelines.yaml", "report", "--out", str(finished))
     assert code == 2 and "is a folder: give the name of a file (--out)" in printed

@@ -189,6 +189,14 @@ def test_pattern_without_a_video_is_wrong_usage(done: Path) -> None:
     assert snapshot(done) == before
 
 
+def test_data_without_splits_is_wrong_usage(done: Path) -> None:
+    before = snapshot(done)
+    code, printed = glpose_stage(config(done), "detect", "--set", "data.train=null", "--set", "data.eval=null")
+    assert code == 2
+    assert "data.train and data.eval are both null: there are no videos; set one of them" in printed
+    assert snapshot(done) == before
+
+
 def test_parameters_with_which_nothing_was_made_stand_in_nobodys_way(fresh: Path) -> None:
     assert glpose_stage(config(fresh), "detect")[0] == 0
     code, printed = glpose_stage(config(fresh), "extract", "--set", "extract.width=48", "--set", "extract.k=2")
@@ -257,6 +265,54 @@ def test_new_video_is_added(done: Path) -> None:
     assert (code, "extract 3 done, 1 to do" in printed) == (0, True)
     assert attempts(done / "work", "extract").items() > before.items()
     assert store.open(done / "work").videos == ["a", "b", "c", "d"]
+
+
+def test_a_video_that_is_gone_is_told_of_and_removed_when_asked(done: Path) -> None:
+    """Counts are of the data set as it is; what was made of others stays until somebody asks."""
+    whole = commit_digests(done / "work")
+    people = {video: len(store.open(done / "work").table(video)) for video in "abc"}
+    annotations = done / "data" / "annotations" / "train"
+    (annotations / "b.json").rename(annotations / "new.json")
+    for stage in PER_VIDEO:
+        code, printed = glpose_stage(config(done), stage)
+        assert (code, f"{stage} 2 done, 1 to do" in printed) == (0, True), printed
+        told = "1 finished video is not in the data set: b; glpose-stage verify -p small --prune removes what was made"
+        assert told in printed
+        if stage != "index":
+            assert f" {sum(people.values())} proposals " in printed and "in 3 videos" in printed
+    code, printed = glpose_stage(config(done), "status")
+    assert printed.count("1 finished video is not in the data set: b\n") == 3
+    assert "glpose-stage verify -p small --prune removes what is not of the data set" in printed
+    assert told in glpose_stage(config(done), "detect", "--videos", "a")[1]  # and not of "c"
+
+    assert glpose_stage(config(done), "verify", "--clean", "--repair")[0] == 0
+    assert store.open(done / "work").videos == ["a", "b", "c", "new"]
+    code, printed = glpose_stage(config(done), "verify", "--prune")
+    assert (code, printed.count("1 finished video is not in the data set: b; removed")) == (0, 3), printed
+    assert store.open(done / "work").videos == ["a", "c", "new"]
+    for stage in PER_VIDEO:
+        assert not list((done / "work" / stage / "data" / "b").iterdir())
+        assert not (done / "work" / stage / "latest" / "b").is_symlink()
+    assert "finished video" not in glpose_stage(config(done), "status")[1]
+    code, printed = glpose_stage(config(done), "verify", "--prune")
+    assert (code, "removed" in printed) == (0, False), printed
+
+    (annotations / "new.json").rename(annotations / "b.json")  # and back
+    code, printed = glpose_stage(config(done), "run")
+    assert code == 0, printed
+    assert commit_digests(done / "work")["train"] == whole["train"]
+    assert store.open(done / "work").table("b").equals(store.open(done / "work").table("new").assign(video="b"))
+
+
+def test_nothing_is_removed_where_the_data_set_is_not_there(done: Path) -> None:
+    before = snapshot(done / "work")
+    for settings, code in (
+        (["data.root=nowhere"], 1),
+        (["data.train=null", "data.eval=null"], 2),
+    ):
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert glpose_stage(config(done), "verify", "--prune", *words)[0] == code
+    assert snapshot(done / "work") == before
 
 
 # ------------------------------------------------------------------------------------------------------------- plans

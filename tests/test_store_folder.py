@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -301,6 +303,7 @@ def test_clean_removes_orphans_only(stage: StageFolder) -> None:
     empty = stage.path / "data" / "b" / "18-dead"
     empty.mkdir(parents=True)
     (stage.path / "data" / "b" / "18-dead.writing").touch()
+    (stage.path / "data" / "b" / "my notes").mkdir()  # no attempt is called so
     with stage.writing(RECORD, "c", "") as attempt:
         (attempt.path / "a.txt").write_text("x")
         assert stage.clean() == [orphan, empty]
@@ -309,7 +312,7 @@ def test_clean_removes_orphans_only(stage: StageFolder) -> None:
     assert stage.clean() == []
     assert set(stage.commits(RECORD)) == {"a", "c"}
     left = sorted(p.parent.name + "/" + p.name for p in stage.path.glob("data/*/*"))
-    assert left == [f"a/{kept.attempt}", f"c/{stage.commit_of(RECORD, 'c').attempt}"]
+    assert left == [f"a/{kept.attempt}", "b/my notes", f"c/{stage.commit_of(RECORD, 'c').attempt}"]
 
 
 def test_clean_keeps_what_is_published_while_it_looks(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +355,46 @@ def test_killed_writer_is_invisible_and_swept(stage: StageFolder) -> None:
     assert len(stage.clean()) == 1
     assert files_below(stage.path / "data") == []
     assert write(stage, "a", "again").meta == {"text": "again"}
+
+
+def test_locks_of_nfs(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There flock is a lock of bytes, for which the file must be open for writing."""
+    flock = fcntl.flock
+
+    def of_nfs(handle: IO[str], operation: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    first = write(stage, "a", "x")
+    write(stage, "a", "y", replace=first)
+    with stage.writing(RECORD, "b", "") as attempt:
+        (attempt.path.parent / "17-dead").mkdir()
+        (attempt.path.parent / "17-dead.writing").write_text("")
+        assert sorted(path.name for path in stage.clean()) == sorted([first.attempt, "17-dead"])
+        assert attempt.path.is_dir()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(stage: StageFolder, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    kept = write(stage, "a", "x")
+
+    def without(handle: IO[str], operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    (stage.path / "data" / "a" / "17-dead.writing").write_text("")
+    (stage.path / "data" / "a" / "17-dead").mkdir()
+    for attempt in (
+        lambda: write(stage, "b", "x"),
+        lambda: write(stage, "a", "y", replace=kept),
+        lambda: stage.withdraw(RECORD, kept),
+        stage.clean,
+    ):
+        with pytest.raises(StoreError, match=r"its file system has no locks \(.*\), which writing outputs needs"):
+            attempt()
+    assert content(stage, "a") == "x" and set(stage.commits(RECORD)) == {"a"}
 
 
 # ------------------------------------------------------------------------------------------------------ damage, limits

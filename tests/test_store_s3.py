@@ -148,11 +148,12 @@ def test_only_old_uploads_without_a_commit_are_swept(root: Place, monkeypatch: p
     now, long_ago = time.time(), int((time.time() - 2 * REMOTE_LIFETIME) * 1e9)
     left = stage.path / "data" / "a" / f"{long_ago:x}-00000000"
     (left / "x.txt").write_text("left by a kill")
+    (stage.path / "data" / "a" / "my notes" / "x.txt").write_text("of no attempt")
     assert stage.clean() == []  # begun long ago, and uploaded just now
     monkeypatch.setattr(attempts.time, "time", lambda: now + REMOTE_LIFETIME + 60)
     assert [path.name for path in stage.clean()] == [left.name]
     assert read_text(stage.attempt_path(kept) / "sub" / "a.txt") == "one"
-    assert len(list((stage.path / "data" / "a").iterdir())) == 1
+    assert {path.name for path in (stage.path / "data" / "a").iterdir()} == {kept.attempt, "my notes"}
 
 
 def test_what_s3_refuses_is_told_as_its_failure(root: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_damage_is_named_and_repaired(done: Path) -> None:
 
 
 def test_clean_removes_what_no_commit_names(done: Path) -> None:
-    orphan = done.parent / "work" / "extract" / "data" / "b" / "killed"
+    orphan = done.parent / "work" / "extract" / "data" / "b" / "17-dead"
     orphan.mkdir()
     (orphan / "part").write_text("half")
     assert glpose_stage(done, "verify")[0] == 0 and orphan.exists()

@@ -15,13 +15,13 @@ from glpose.data.rendered.camera import Camera
 from glpose.data.rendered.labels import THING, FrameLabels, label_people
 from glpose.data.rendered.layers import composite, paint_polygons
 from glpose.data.rendered.people import Light, Person, Shot, cast_shadow, sample_person, shoot
+from glpose.data.rendered.photos import list_photos
 from glpose.data.rendered.picture import degrade
 from glpose.data.rendered.rig import COUNT
 from glpose.data.rendered.shapes import SHIFT
 from store.errors import DataError
 
 MAX_PEOPLE, MAX_OCCLUDERS = 64, 64
-PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,7 @@ class Clip:
         height, width = self._size[0] + 2 * self._margin, self._size[1] + 2 * self._margin
         if self.options.photos is None:
             return make_background(rng, height, width, self._camera.centre[1] + self._margin)
-        files = sorted(p for p in self.options.photos.rglob("*") if p.suffix.lower() in PICTURES)
-        if not files:
-            raise DataError(f"{self.options.photos} has no pictures ({', '.join(PICTURES)}) to stand before")
+        files = list_photos(self.options.photos)
         path = files[int(rng.integers(len(files)))]
         photo = cv2.imread(str(path))
         if photo is None:
