@@ -193,7 +193,7 @@ def evidence(
         int | None, typer.Option(min=1, metavar="N", help="Only the first N trainings of each row.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For evidence.md and evidence.json.")] = Path(
-        "docs"
+        "work/evidence"
     ),
     force: Force = False,
 ) -> None:
