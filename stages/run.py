@@ -154,7 +154,7 @@ def departed(stage: Stage, context: Context, units: Iterable[str]) -> list[str]:
     """Of finished units, those of videos that the data set has no longer, or that `data.*.videos` leaves out."""
     if not stage.by_video:
         return []
-    there = set(stage.units(context, True))
+    there = {ref.name for ref in context.all_videos}
     return [unit for unit in units if unit not in there]
 
 

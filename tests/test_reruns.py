@@ -304,6 +304,14 @@ def test_a_video_that_is_gone_is_told_of_and_removed_when_asked(done: Path) -> N
     assert store.open(done / "work").table("b").equals(store.open(done / "work").table("new").assign(video="b"))
 
 
+def test_crops_are_removed_with_the_rest(done: Path) -> None:
+    """Though no video is left to make any of."""
+    assert glpose_stage(config(done), "extract", "--crops")[0] == 0
+    code, printed = glpose_stage(config(done), "verify", "--prune", "--set", "data.train=null")
+    assert (code, "crops: 0 finished" in printed) == (0, True), printed
+    assert {stage: set(attempts(done / "work", stage)) for stage in PER_VIDEO} == {stage: {"c"} for stage in PER_VIDEO}
+
+
 def test_nothing_is_removed_where_the_data_set_is_not_there(done: Path) -> None:
     before = snapshot(done / "work")
     for settings, code in (
