@@ -148,5 +148,6 @@ def box_sources(options: DetectOptions, device: torch.device, batch_size: int) -
 
     DataError, CheckpointError or ConfigError where a box file, weights or a function cannot be used.
     """
-    made = {boxes: SOURCES[boxes.source](boxes, options, device, batch_size) for boxes in (options.train, options.eval)}
+    different = dict.fromkeys((options.train, options.eval))
+    made = {boxes: SOURCES[boxes.source](boxes, options, device, batch_size) for boxes in different}
     return {"train": made[options.train], "eval": made[options.eval]}
