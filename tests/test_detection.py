@@ -14,7 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from glpose.box_sources import SOURCES, box_sources, detected_boxes
+from glpose.box_sources import SOURCES, box_sources, boxes_of_file, detected_boxes
+from glpose.data.boxes import read_box_file
 from glpose.data.dataset import Video, open_video
 from glpose.data.listing import list_videos
 from glpose.data.video import open_frames
@@ -147,7 +148,12 @@ def test_a_video_without_a_readable_frame(tmp_path: Path) -> None:
 def test_boxes_are_clipped_to_their_own_frames(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "v", [(60, 100), (90, 40), (20, 200)])
     proposals = propose(folder_video(folder), {"eval": detected_boxes(bright, "bright", DetectOptions(), 2)}, 0.2)
-    assert proposals.table[BOX].to_numpy().tolist() == [[0, 0, 100, 60], [0, 0, 40, 90], [0, 0, 200, 20]]
+    clipped = [[0, 0, 100, 60], [0, 0, 40, 90], [0, 0, 200, 20]]
+    assert proposals.table[BOX].to_numpy().tolist() == clipped
+    entries = [{"image_name": f"v/{frame:04d}.png", "bbox": [-5, -5, 300, 300], "score": 1} for frame in range(3)]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    from_file = boxes_of_file(read_box_file(tmp_path / "boxes.json"))
+    assert propose(folder_video(folder), {"eval": from_file}, 0.2).table[BOX].to_numpy().tolist() == clipped
 
 
 def test_every_nth_frame(tmp_path: Path) -> None:
