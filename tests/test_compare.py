@@ -264,7 +264,9 @@ def test_tags_of_joints_and_of_frames(project: Path, tmp_path: Path, tag: str, j
     for number, image in enumerate(content["images"]):
         image["defocus"] = 3.0 if number == 2 else 0.0
     path.write_text(json.dumps(content))
-    config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
+    (path.parent / "d.json").write_text(json.dumps({**content, "annotations": []}))  # nobody
+    config = ["--set", f"data.root={root}", "--rows", ""]
+    config += ["--predictions", f"a={path.parent}", "--predictions", f"b={path.parent}"]
     config += ["--tag", tag, "--whole", "--out", str(tmp_path / "a.png")]
     code, printed = run(project, *config, "--frames", "c:2")
     assert code == 0 and f"{tag} joints" in printed, printed
@@ -314,7 +316,9 @@ def test_a_frame_where_nobody_is_annotated(project: Path, tmp_path: Path) -> Non
     content: dict[str, Any] = json.loads(path.read_text())
     kept = [one for one in content["annotations"] if one["image_id"] != content["images"][4]["id"]]
     path.write_text(json.dumps({**content, "annotations": kept}))
-    config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
+    (path.parent / "d.json").write_text(json.dumps({**content, "annotations": []}))  # nobody
+    config = ["--set", f"data.root={root}", "--rows", ""]
+    config += ["--predictions", f"a={path.parent}", "--predictions", f"b={path.parent}"]
     code, printed = run(project, *config, "--frames", "c:4", "--out", str(tmp_path / "a.png"))
     assert code == 1 and "--frames c:4: no joint that counts is annotated there; annotated nearby: 2, 3, 5" in printed
     code, printed = run(project, *config, "--out", str(tmp_path / "a.png"))  # the same file twice
