@@ -170,6 +170,13 @@ def test_what_poseval_crashes_on_is_a_problem(tmp_path: Path) -> None:
         assert [sum(what in line and "frame 0" in line for line in said) for what in whats] == [1] * len(said)
 
 
+def test_a_list_of_another_length_is_counted(tmp_path: Path) -> None:
+    wrong = as_2018(video17([person(POSE)]))
+    wrong["annotations"][0]["keypoints"].append(1.0)
+    with pytest.raises(DataError, match=r"frame 0: keypoints should be 51 numbers, not 52$"):
+        run(tmp_path, wrong, video17([person(scored(POSE))]))
+
+
 def test_a_head_box_of_no_size_is_a_problem(tmp_path: Path) -> None:
     result = run(tmp_path, video17([person(POSE, head=(5, 5, 5, 5))]), video17([person(scored(POSE))]))
     assert result.mean == 0 and "without a head box, or one of no size; they match nothing" in result.problems[0]

@@ -292,7 +292,9 @@ def _numbers(path: Path, what: str, rows: Any, frames: Sequence[int] | np.ndarra
         return array
     bad = next(k for k, row in enumerate(rows) if convert(row, shape) is None)
     expected = f"{width} numbers" if width else "a number"
-    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {repr(rows[bad])[:80]}")
+    row = rows[bad]
+    given = len(row) if isinstance(row, list) and width and len(row) != width else repr(row)[:80]
+    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {given}")
 
 
 def _explain(error: Exception) -> str:
