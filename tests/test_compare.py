@@ -20,7 +20,7 @@ from glpose.data.given_predictions import Span, take_coco, take_pose_files, take
 from glpose.drawing import MISSING, WRONG
 from glpose.keypoints import POSETRACK
 from glpose.metrics.paired_poses import PairedPoses, of_posetrack
-from glpose.side_by_side import View, draw_system, draw_truth, view_of_frame, view_of_person
+from glpose.side_by_side import View, draw_system, draw_truth, view_of_frame, view_of_person, write_sheet
 from stages.compare_section import compare_section
 from store.errors import DataError
 
@@ -109,6 +109,13 @@ def test_a_view_shows_the_person_larger_and_keeps_places() -> None:
     assert 0 <= x1 < x2 <= 400 and 0 <= y1 < y2 <= 200
     small = View((0, 0, 400, 200), (100, 50)).of(frame)
     assert small.shape == (50, 100, 3) and small[25, 40].tolist() == [255] * 3
+
+
+def test_dollars_in_names_and_notes_are_no_formula(tmp_path: Path) -> None:
+    dollars = "$\\frac{ a clip, not $5"
+    picture = np.zeros((40, 40, 3), np.uint8)
+    write_sheet(tmp_path / "a.png", [(dollars, [picture], [dollars])], [(dollars, dollars)], [dollars, dollars])
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 # ---------------------------------------------------------------------------------------------------- files of others
