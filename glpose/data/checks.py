@@ -13,7 +13,7 @@ from glpose.data.boxes import BoxFile
 from glpose.data.dataset import Video, VideoRef, ground_truth, open_video
 from glpose.data.faults import Fault, px
 from glpose.data.image_header import decode_size, probe_image
-from glpose.data.numbering import check_numbering
+from glpose.data.numbering import check_frame_ids, check_numbering
 from glpose.data.people_checks import check_people, check_posetrack
 from glpose.data.video import ImageFrames
 from store.errors import DataError
@@ -97,6 +97,8 @@ def check_video(ref: VideoRef, walk: Walk) -> CheckedVideo:
         if video.annotations is not None:
             faults = check_numbering(ref, paths, faults, walk.listed)
         size = _first(sizes)
+    if ref.format == "coco" and content is not None and not any(fault.kind == "gaps" for fault in faults):
+        faults += check_frame_ids(ref.name, content["images"])
     if video.annotations is not None and size is not None:
         faults += check_people(ref.name, video.annotations, *size)
     if walk.box_files and size is not None:
