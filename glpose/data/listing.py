@@ -10,6 +10,7 @@ from typing import Literal
 
 from glpose.data import annolist_mat, coco, jhmdb
 from glpose.data.dataset import MAT, VideoRef
+from glpose.data.json_files import JSON_ENDINGS, stem_of
 from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 from glpose.options import (
     CocoData,
@@ -22,8 +23,6 @@ from glpose.options import (
 )
 from store.errors import DataError
 from store.folder import as_unit_name, check_unit_name
-
-ANNOTATION_SUFFIXES = (".json", ".json.gz")
 
 Split = Literal["train", "eval"]
 PoseTrackData = PoseTrack18Data | PoseTrack17Data | PoseTrack21Data
@@ -90,10 +89,10 @@ def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) ->
     if not folder.is_dir():
         raise DataError(f"annotation folder {folder} does not exist ({_where(split)})")
     files = sorted((path for path in folder.iterdir() if not is_hidden(path)), key=lambda path: path.name)
-    paths, root = [path for path in files if path.name.endswith(ANNOTATION_SUFFIXES)], data.root
+    paths, root = [path for path in files if path.name.endswith(JSON_ENDINGS)], data.root
     if isinstance(data, PoseTrack17Data):
         root = data.root / data.images
-        converted = {_stem(path) for path in paths}  # poseval's converter writes JSON beside the .mat
+        converted = {stem_of(path) for path in paths}  # poseval's converter writes JSON beside the .mat
         paths += [path for path in files if path.suffix == MAT and path.stem not in converted]
     if not paths:
         kinds = f"*.json, *.json.gz{', *.mat' if isinstance(data, PoseTrack17Data) else ''}"
@@ -101,14 +100,14 @@ def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) ->
     refs = []
     for path in paths:
         for part in (annolist_mat.parts(path) if path.suffix == MAT else []) or [""]:
-            name = check_unit_name(part or _stem(path))
+            name = check_unit_name(part or stem_of(path))
             refs.append(VideoRef(name, data.kind, path, root, {split: options.frames}, part))
     return refs
 
 
 def _coco_refs(data: CocoData, split: Split, options: SplitOptions) -> list[VideoRef]:
     stem = data.root / data.annotations / options.subset
-    paths = [path for suffix in ANNOTATION_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
+    paths = [path for suffix in JSON_ENDINGS if (path := stem.with_name(stem.name + suffix)).is_file()]
     if not paths:
         raise DataError(f"annotation file {stem}.json does not exist ({_where(split)})")
     return [
@@ -125,10 +124,6 @@ def _name_of(path: Path) -> str:
     """What a video file or a folder of images is called, with "_" for what no folder's name may hold."""
     name = path.name if path.is_dir() else path.stem
     return check_unit_name(name) if name in (".", "..") else as_unit_name(name)
-
-
-def _stem(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).stem
 
 
 def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:

@@ -57,7 +57,7 @@ def check_numbering(
 
 
 def check_frame_ids(video: str, images: Sequence[Mapping[str, Any]]) -> list[Fault]:
-    """Gaps in the `frame_id` of a COCO file's images, in frame order: whatever it says, the next image is the next frame."""
+    """Gaps in the `frame_id` of a COCO file's images, in frame order: it orders frames, and says nothing of how far."""
     ids = [image.get("frame_id") for image in images]
     odd = [k for k, (one, other) in enumerate(pairwise(ids)) if one is not None and other - one != 1]
     if not odd:
