@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from store.errors import ConfigError
+from store.errors import ConfigError, DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,12 +28,15 @@ class BatchLimit:
     notes: list[str] = field(default_factory=list)
 
     def run(self, compute: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence[Item]) -> list[Result]:
-        """`compute(batch)`, in several parts where need be. ConfigError where not even one item fits."""
+        """`compute(batch)`, in several parts where need be.
+
+        ConfigError where not even one item fits, DataError where `compute` gives another number of results than items.
+        """
         done: list[Result] = []
         while len(done) < len(batch):
             part = batch[len(done) :][: self.largest]
             try:
-                done += compute(part)
+                found = compute(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise ConfigError(
@@ -46,6 +49,10 @@ class BatchLimit:
                     f"the GPU's memory does not hold {len(part)} {self.items} at once: going on with {self.largest} "
                     f"({self.setting})"
                 )
+                continue
+            if len(found) != len(part):
+                raise DataError(f"there are {len(found)} results for {len(part)} {self.items}; each needs one")
+            done += found
         return done
 
     def told(self) -> list[str]:

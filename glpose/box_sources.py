@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ import torch
 from glpose.batch_limit import BatchLimit
 from glpose.data.boxes import BoxFile, read_box_file
 from glpose.data.dataset import Video
+from glpose.data.image_header import probe_image
+from glpose.data.video import ImageFrames
 from glpose.detection import Detector, detect_people
 from glpose.detectors import DETECTORS
 from glpose.options import BoxOptions, DetectOptions
@@ -56,7 +59,7 @@ def annotated_boxes(video: Video, frames: np.ndarray) -> Found:
         person=notes.person[rows],
         boxes=notes.boxes[rows],
         score=np.ones(len(rows)),
-        sizes=_same_size(video, len(rows)),
+        sizes=_sizes(video, notes.frame[rows]),
         keypoints=[own.ravel() if own[:, 2].any() else None for own in notes.keypoints[rows]],
         source=video.box_source,
     )
@@ -67,8 +70,8 @@ def boxes_of_file(file: BoxFile) -> BoxSource:
 
     def boxes(video: Video, frames: np.ndarray) -> Found:
         per_frame = [(int(frame), *file.of_frame(video.image_keys(int(frame)))) for frame in frames]
-        sizes = _same_size(video, sum(len(scores) for *_, scores in per_frame))
-        return _strangers(per_frame, sizes, f"file:{file.path.name}")
+        found = _strangers(per_frame, np.zeros((0, 2), np.int64), f"file:{file.path.name}")
+        return replace(found, sizes=_sizes(video, found.frame))
 
     return boxes
 
@@ -119,9 +122,20 @@ def _strangers(per_frame: Sequence[tuple[int, np.ndarray, np.ndarray]], sizes: n
     )
 
 
-def _same_size(video: Video, count: int) -> np.ndarray:
-    """(n, 2): the size of the video's first frame."""
-    return np.tile(video.frames.size(), (count, 1)).astype(np.int64).reshape(-1, 2)
+def _sizes(video: Video, frame: np.ndarray) -> np.ndarray:
+    """(n, 2) height and width of each frame; the first one's of those that cannot be read, and of any but images."""
+    first = video.frames.size()
+    if not isinstance(video.frames, ImageFrames):
+        return np.tile(first, (len(frame), 1)).astype(np.int64)
+    sizes = {used: _image_size(video.frames.paths[used]) or first for used in set(frame.tolist())}
+    return np.array([sizes[used] for used in frame.tolist()], np.int64).reshape(-1, 2)
+
+
+def _image_size(path: Path) -> tuple[int, int] | None:
+    try:
+        return probe_image(path)
+    except OSError:
+        return None
 
 
 def _detecting(boxes: BoxOptions, options: DetectOptions, device: torch.device, batch_size: int) -> BoxSource:
@@ -148,5 +162,6 @@ def box_sources(options: DetectOptions, device: torch.device, batch_size: int) -
 
     DataError, CheckpointError or ConfigError where a box file, weights or a function cannot be used.
     """
-    made = {boxes: SOURCES[boxes.source](boxes, options, device, batch_size) for boxes in (options.train, options.eval)}
+    different = dict.fromkeys((options.train, options.eval))
+    made = {boxes: SOURCES[boxes.source](boxes, options, device, batch_size) for boxes in different}
     return {"train": made[options.train], "eval": made[options.eval]}

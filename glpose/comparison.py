@@ -61,10 +61,11 @@ def tagged(out: Path, videos: Videos, row: str, tag: str) -> dict[str, np.ndarra
     has = tag_masks(joints)[TAGS[tag]]
     if not has.any():
         raise DataError(f"no annotated joint is {tag} in these videos: choose another --tag")
-    masks, columns = {}, joints["joint"].cat.codes.to_numpy()
+    columns, count = joints["joint"].cat.codes.to_numpy(), len(joints["joint"].cat.categories)
+    masks = {video.ref.name: np.zeros((0, count), bool) for video in videos}  # of those without a joint
     for video, own in joints.groupby("video"):
         people = np.unique(own["annotation"], return_inverse=True)[1]  # in the order of `pair`
-        mask = np.zeros((people.max(initial=-1) + 1, len(joints["joint"].cat.categories)), bool)
+        mask = np.zeros((people.max(initial=-1) + 1, count), bool)
         mask[people, columns[own.index]] = has[own.index]
         masks[str(video)] = mask
     return masks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +63,9 @@ def torchvision_detector(options: DetectorOptions, device: torch.device) -> tupl
     model.load_state_dict(model.state_dict() | tensors)
     model = model.to(device).eval()
     if options.size is not None:
+        if model.transform.fixed_size is not None:
+            width, height = model.transform.fixed_size
+            raise ConfigError(f"detect.detector.size: {name} scales every frame to {width} x {height}; leave it out")
         model.transform.max_size, model.transform.min_size = options.size[0], (options.size[1],)
 
     @torch.inference_mode()
@@ -89,11 +93,17 @@ def python_detector(options: DetectorOptions, device: torch.device) -> tuple[Det
     def detect(images: Sequence[np.ndarray]) -> Sequence[Detections]:
         try:
             found: Any = function(images)
-            return found
-        except GLPoseError:
+        except (GLPoseError, torch.OutOfMemoryError):  # with less memory, the batch may be smaller
             raise
         except Exception as error:
             raise DataError(f"detector {options.model} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(found, Sequence) or len(found) != len(images):
+            what = f"{len(found)} answers" if isinstance(found, Sequence) else f"a {type(found).__name__}"
+            raise DataError(
+                f"detector {options.model} gave {what} for {len(images)} frames; it owes a list of one for each, of "
+                "frames without people too"
+            )
+        return found
 
     return detect, f"python:{options.model}"
 
@@ -112,7 +122,8 @@ def detector_identity(source: str, options: DetectorOptions) -> dict[str, Any]:
     if options.checkpoint is not None:
         identity["checkpoint"] = file_digest(_checkpoint(options))
     if source == "python":
-        code = inspect.getsourcefile(_module(str(options.model).rpartition(":")[0]))
+        where = str(options.model).rpartition(":")[0]
+        code = where if where.endswith(".py") else inspect.getsourcefile(_module(where))
         identity["code"] = file_digest(Path(code)) if code else None
     return identity
 
@@ -129,10 +140,15 @@ def _module(name: str) -> ModuleType:
     try:
         if not name.endswith(".py"):
             return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        called = f"detector_{file_digest(Path(name))[:NAMED]}"
+        spec = importlib.util.spec_from_file_location(called, name)
         assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = sys.modules[called] = importlib.util.module_from_spec(spec)  # dataclasses look for theirs there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[called]
+            raise
         return module
     except Exception as error:  # importing runs the user's code
         raise ConfigError(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 ABSENT, HIDDEN, VISIBLE = 0, 1, 2
+Counted = Literal["annotated", "visible"]  # which joints count
 
 
-def least_flag(counted: Literal["annotated", "visible"]) -> int:
+def least_flag(counted: Counted) -> int:
     """The flag from which on a joint counts."""
     return VISIBLE if counted == "visible" else HIDDEN
 

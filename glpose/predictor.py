@@ -143,8 +143,6 @@ class Predictor:
             table = read_table(boxes.folder, "proposals")
         notes = list(boxes.commit.meta["notes"])
         unreadable = {frame: reason for frame, reason in boxes.commit.meta["unreadable"]}
-        if table.empty and self.options.boxes is not None:
-            notes.append(f"{self.options.boxes} has no boxes for it: they go by names as {video.frames.names[0]!r}")
         with timed(seconds, "features"):
             features = self._features(video, table, unreadable, boxes, work, report) if len(table) else None
         poses = np.zeros((len(table), len(self.joints), 3))
@@ -189,9 +187,12 @@ class Predictor:
 
         def make(attempt: Attempt) -> None:
             counted = CountedFrames(video.frames, lambda done: report("boxes", done, len(frames)))
-            watched = Video(video.name, counted, None, video.split)
-            found = propose(watched, {"eval": self._source}, self.detect.min_score)
+            looked_at = video if self.options.boxes is not None else Video(video.name, counted, None, video.split)
+            found = propose(looked_at, {"eval": self._source}, self.detect.min_score)
             notes = [*found.notes, *(f"{count} boxes {why} left out" for why, count in found.left_out.items())]
+            if self.options.boxes is not None and found.table.empty and not found.left_out:
+                called = video.frames.names[0]
+                notes.append(f"{self.options.boxes} has no boxes for it: they go by names as {called!r}")
             if len(counted.sizes) > 1:
                 notes.append(f"its frames have {len(counted.sizes)} sizes; the overlay has the first's")
             write_table(attempt.path, "proposals", found.table)

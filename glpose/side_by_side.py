@@ -151,7 +151,7 @@ def write_sheet(
 
     def write(x: float, y: float, text: str, size: int, **how: Any) -> None:
         """At px from the upper left corner."""
-        figure.text(x / width, 1 - y / height, text, fontsize=size, **{"color": INK, **how})
+        figure.text(x / width, 1 - y / height, text, fontsize=size, parse_math=False, **{"color": INK, **how})
 
     for number, line in enumerate(heading):
         write(10, 10 + LINE_HEIGHT * number + 6 * (number > 0), line, 8 if number else 11, va="top")

@@ -88,7 +88,8 @@ def finish(context: Context) -> list[str]:
             f"  boxes of the train split come from {_words(options.train, options)}: without keypoints, heads "
             "cannot be trained on them"
         )
-    if total == 0 and "file" in (options.train.source, options.eval.source):
+    left_out = any(commit.meta["left_out"] for commit in commits.values())
+    if total == 0 and not left_out and "file" in (options.train.source, options.eval.source):
         lines.append("  no one was found anywhere: does the box file name images as the annotations do (id or name)?")
     return lines
 

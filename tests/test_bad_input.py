@@ -103,7 +103,7 @@ def test_a_frame_that_is_cut_off(folder: Path, stage: Command) -> None:
     raw = broken.read_bytes()
     assert first.suffix == ".jpg"
     broken.write_bytes(raw[: len(raw) // 2])
-    outcome = stage("detect")  # its inputs have changed; boxes need the first frame only
+    outcome = stage("detect")  # its inputs have changed; boxes do not need all of the frame
     assert outcome.code == 0
     outcome = stage("extract")
     assert_failed(outcome, "1 of 2 failed, the others are finished", "video 'a': frame 3 cannot be decoded", lines=2)

@@ -101,6 +101,12 @@ def test_other_categories_are_dropped(tmp_path: Path) -> None:
     assert found.of_frame(["images/v/000000.jpg"])[1].tolist() == [0.5, 0.9]
 
 
+def test_a_file_without_a_person_says_which_categories_it_has(tmp_path: Path) -> None:
+    entries = [entry(category_id=0), entry(category_id=16), entry(category_id=0)]
+    with pytest.raises(DataError, match=r"boxes\.json: none of its 3 boxes has category_id 1, .*; found 0, 16$"):
+        box_file(tmp_path, entries)
+
+
 def test_an_empty_list(tmp_path: Path) -> None:
     found = box_file(tmp_path, [])
     assert found.boxes.shape == (0, 4) and found.scores.shape == (0,)

@@ -700,6 +700,20 @@ def test_a_coco_video_in_several_folders(tmp_path: Path) -> None:
     assert "/y: " in shifted["what"] and "all numbers are 1 higher" in shifted["what"]
 
 
+def test_gaps_in_the_frame_ids_of_coco(tmp_path: Path) -> None:
+    config = write_coco(tmp_path, {"a": ["w.jpg", "x.jpg", "y.jpg", "z.jpg"]})
+    path = tmp_path / "data" / "annotations" / "val.json"
+    content = json.loads(path.read_text())
+    for ids, faulty in (((0, 1, 2, 3), None), ((3, 2, 1, 0), None), ((0, 10, 20, 30), 1), ((5, 6, 7, 9), 3)):
+        for image, frame_id in zip(content["images"], ids, strict=True):
+            image["frame_id"] = frame_id
+        path.write_text(json.dumps(content))
+        _, ended, faults = run(context(config))
+        found = [(fault["kind"], fault["frame"]) for fault in faults]
+        assert ended == "" and found == ([("gaps", faulty)] if faulty else [])
+    assert faults[0]["what"].startswith("frame_id 7 is followed by 9; 1 such places: frames around the key frame are")
+
+
 def test_coco_images_of_another_size_than_annotated(tmp_path: Path) -> None:
     config = write_coco(tmp_path, {"a": ["1.jpg", "2.jpg"]}, width=2 * WIDTH, height=2 * HEIGHT)
     _, ended, faults = run(context(config))

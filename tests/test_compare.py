@@ -20,7 +20,7 @@ from glpose.data.given_predictions import Span, take_coco, take_pose_files, take
 from glpose.drawing import MISSING, WRONG
 from glpose.keypoints import POSETRACK
 from glpose.metrics.paired_poses import PairedPoses, of_posetrack
-from glpose.side_by_side import View, draw_system, draw_truth, view_of_frame, view_of_person
+from glpose.side_by_side import View, draw_system, draw_truth, view_of_frame, view_of_person, write_sheet
 from stages.compare_section import compare_section
 from store.errors import DataError
 
@@ -109,6 +109,13 @@ def test_a_view_shows_the_person_larger_and_keeps_places() -> None:
     assert 0 <= x1 < x2 <= 400 and 0 <= y1 < y2 <= 200
     small = View((0, 0, 400, 200), (100, 50)).of(frame)
     assert small.shape == (50, 100, 3) and small[25, 40].tolist() == [255] * 3
+
+
+def test_dollars_in_names_and_notes_are_no_formula(tmp_path: Path) -> None:
+    dollars = "$\\frac{ a clip, not $5"
+    picture = np.zeros((40, 40, 3), np.uint8)
+    write_sheet(tmp_path / "a.png", [(dollars, [picture], [dollars])], [(dollars, dollars)], [dollars, dollars])
+    assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 # ---------------------------------------------------------------------------------------------------- files of others
@@ -264,7 +271,9 @@ def test_tags_of_joints_and_of_frames(project: Path, tmp_path: Path, tag: str, j
     for number, image in enumerate(content["images"]):
         image["defocus"] = 3.0 if number == 2 else 0.0
     path.write_text(json.dumps(content))
-    config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
+    (path.parent / "d.json").write_text(json.dumps({**content, "annotations": []}))  # nobody
+    config = ["--set", f"data.root={root}", "--rows", ""]
+    config += ["--predictions", f"a={path.parent}", "--predictions", f"b={path.parent}"]
     config += ["--tag", tag, "--whole", "--out", str(tmp_path / "a.png")]
     code, printed = run(project, *config, "--frames", "c:2")
     assert code == 0 and f"{tag} joints" in printed, printed
@@ -314,7 +323,9 @@ def test_a_frame_where_nobody_is_annotated(project: Path, tmp_path: Path) -> Non
     content: dict[str, Any] = json.loads(path.read_text())
     kept = [one for one in content["annotations"] if one["image_id"] != content["images"][4]["id"]]
     path.write_text(json.dumps({**content, "annotations": kept}))
-    config = ["--set", f"data.root={root}", "--rows", "", "--predictions", f"a={path}", "--predictions", f"b={path}"]
+    (path.parent / "d.json").write_text(json.dumps({**content, "annotations": []}))  # nobody
+    config = ["--set", f"data.root={root}", "--rows", ""]
+    config += ["--predictions", f"a={path.parent}", "--predictions", f"b={path.parent}"]
     code, printed = run(project, *config, "--frames", "c:4", "--out", str(tmp_path / "a.png"))
     assert code == 1 and "--frames c:4: no joint that counts is annotated there; annotated nearby: 2, 3, 5" in printed
     code, printed = run(project, *config, "--out", str(tmp_path / "a.png"))  # the same file twice

@@ -82,6 +82,17 @@ def test_a_second_run_skips_and_another_detector_is_refused(tmp_path: Path) -> N
     assert code == 0 and proposals(config, "one")["frame"].tolist() == [2, 4]
 
 
+def test_boxes_of_low_scores_are_no_boxes_of_other_names(tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", ("one",))
+    file = {"source": "file", "file": str(tmp_path / "boxes.json")}
+    config = pipeline(tmp_path, {"eval": file})
+    for image, printed_hint in (("one/001.png", False), ("elsewhere.png", True)):
+        entry = {"image_name": image, "bbox": [5, 10, 20, 20], "score": 0.01}
+        (tmp_path / "boxes.json").write_text(json.dumps([entry]))
+        code, printed = glpose_stage(config, "detect", "--force")
+        assert code == 0 and ("does the box file name images" in printed) == printed_hint
+
+
 def test_speed_settings_are_no_part_of_the_record(tmp_path: Path) -> None:
     write_videos(tmp_path / "videos")
     config = pipeline(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 import torchvision
 
-from glpose.box_sources import SOURCES, box_sources, detected_boxes
+from glpose.box_sources import SOURCES, box_sources, boxes_of_file, detected_boxes
+from glpose.data.boxes import read_box_file
 from glpose.data.dataset import Video, open_video
 from glpose.data.listing import list_videos
 from glpose.data.video import open_frames
@@ -146,7 +148,12 @@ def test_a_video_without_a_readable_frame(tmp_path: Path) -> None:
 def test_boxes_are_clipped_to_their_own_frames(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "v", [(60, 100), (90, 40), (20, 200)])
     proposals = propose(folder_video(folder), {"eval": detected_boxes(bright, "bright", DetectOptions(), 2)}, 0.2)
-    assert proposals.table[BOX].to_numpy().tolist() == [[0, 0, 100, 60], [0, 0, 40, 90], [0, 0, 200, 20]]
+    clipped = [[0, 0, 100, 60], [0, 0, 40, 90], [0, 0, 200, 20]]
+    assert proposals.table[BOX].to_numpy().tolist() == clipped
+    entries = [{"image_name": f"v/{frame:04d}.png", "bbox": [-5, -5, 300, 300], "score": 1} for frame in range(3)]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    from_file = boxes_of_file(read_box_file(tmp_path / "boxes.json"))
+    assert propose(folder_video(folder), {"eval": from_file}, 0.2).table[BOX].to_numpy().tolist() == clipped
 
 
 def test_every_nth_frame(tmp_path: Path) -> None:
@@ -273,6 +280,8 @@ def test_a_torchvision_detector(tmp_path: Path) -> None:
     np.testing.assert_allclose(own["boxes"], theirs["boxes"].numpy(), atol=1e-3)
     assert ((own["labels"] == 0) == (theirs["labels"].numpy() == 1)).all()
     assert source.startswith(f"{name}:")
+    with pytest.raises(ConfigError, match=r"^detect\.detector\.size: ssdlite320.* to 320 x 320; leave it out"):
+        DETECTORS["torchvision"](options.model_copy(update={"size": (640, 480)}), CPU)
     with pytest.raises(ConfigError, match="torchvision has no detector 'yolo'; it has fasterrcnn_mobilenet"):
         DETECTORS["torchvision"](options.model_copy(update={"model": "yolo"}), CPU)
 
@@ -284,6 +293,12 @@ def whole(images):
     return [{"boxes": own, "scores": np.ones(1), "labels": np.zeros(1)} for own in boxes]
 def broken(images):
     raise ZeroDivisionError("oh")
+def nobody(images):
+    return []
+def forgetful(images):
+    whole(images)
+def single(images):
+    return whole(images)[0]
 """
 
 
@@ -308,6 +323,61 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(ConfigError, match=words):
             DETECTORS["python"](DetectorOptions(model=model), CPU)
+
+
+@pytest.mark.parametrize(
+    ("function", "what"), [("nobody", "0 answers"), ("forgetful", "a NoneType"), ("single", "a dict")]
+)
+def test_a_function_of_ones_own_owes_an_answer_for_each_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, what: str
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    model = f"{tmp_path}/own.py:{function}"
+    boxes = BoxOptions(source="python")
+    source = box_sources(DetectOptions(eval=boxes, train=boxes, detector=DetectorOptions(model=model)), CPU, 2)["eval"]
+    with pytest.raises(
+        DataError, match=rf"own\.py:{function} gave {what} for 2 frames; it owes a list of one for each"
+    ):
+        propose(folder_video(write_frames(tmp_path / "v", [(60, 100)] * 3)), {"eval": source}, 0.2)
+
+
+def test_batches_without_an_answer_for_each_frame_are_no_endless_loop(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there are 0 results for 2 frames"):
+        source = detected_boxes(lambda images: [], "x", DetectOptions(), 2)
+        propose(folder_video(write_frames(tmp_path / "v", [(60, 100)] * 3)), {"eval": source}, 0.2)
+
+
+FILE_WITH_A_DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+with open(Path(__file__).with_name("runs"), "a") as handle:
+    handle.write("x")
+@dataclass
+class Settings:
+    largest: int = 2
+def detect(images):
+    if len(images) > Settings().largest:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return [{"boxes": [[0, 0, 20, 20]], "scores": [0.9], "labels": [0]} for _ in images]
+"""
+
+
+def test_a_file_with_a_dataclass_runs_once_and_its_batches_shrink(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE_WITH_A_DATACLASS)
+    options, boxes = DetectorOptions(model=f"{tmp_path}/own.py:detect"), BoxOptions(source="python")
+    source = box_sources(DetectOptions(eval=boxes, train=boxes, detector=options), CPU, 4)["eval"]
+    detector_identity("python", options)
+    assert (tmp_path / "runs").read_text() == "x"
+    proposals = propose(folder_video(write_frames(tmp_path / "v", [(60, 100)] * 5)), {"eval": source}, 0.2)
+    assert proposals.table["frame"].tolist() == [0, 1, 2, 3, 4]
+    assert "does not hold 4 frames at once" in proposals.notes[0]
+    (tmp_path / "own.py").write_text("raise KeyError('x')")
+    before = set(sys.modules)
+    with pytest.raises(ConfigError, match=r"own\.py cannot be imported: KeyError: 'x'"):
+        DETECTORS["python"](options, CPU)
+    assert not any(name.startswith("detector_") for name in set(sys.modules) - before)
 
 
 def test_sources_are_shared_where_splits_agree(tmp_path: Path) -> None:

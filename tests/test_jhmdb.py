@@ -382,6 +382,9 @@ def test_wrong_split_files_are_refused(root: Path):
     write_splits(root, "golf", ["../../etc.avi 1"])
     with pytest.raises(DataError, match="is not the name of a clip"):
         list_videos(JHMDBData(root=root))
+    write_splits(root, "golf", ["golf_one.avi 1", "golf_one.avi 1"])
+    with pytest.raises(DataError, match="video 'golf_one' is listed twice in the train split"):
+        list_videos(JHMDBData(root=root))
     write_splits(root, "golf", ["golf_one.avi 1", "golf_one.avi 2"])
     with pytest.raises(DataError, match="overlap"):
         list_videos(JHMDBData(root=root))

@@ -55,7 +55,7 @@ def test_recorded_case(shared_data: Path, case: str) -> None:
         assert largest_difference(posetrack.group_means(per_joint).values(), groups) < 1e-9
     assert [list(result.counts[k].values()) for k in ("n_gt", "n_pred", "n_tp")] == list(expected["counts"].values())
     assert (result.frames, result.videos) == (expected["size"]["frames_evaluated"], expected["size"]["videos"])
-    assert result.problems == []
+    assert len(result.problems) == (case == "4_edge")  # a head box of no size
 
 
 def test_perfect_predictions(tmp_path: Path) -> None:
@@ -168,6 +168,18 @@ def test_what_poseval_crashes_on_is_a_problem(tmp_path: Path) -> None:
     stops = ("track_id of 10000", "without track_id", "track_id of another")  # these change no score
     for whats, said in ((("head box", "fewer than 3 corners"), result.problems), (stops, result.poseval_stops)):
         assert [sum(what in line and "frame 0" in line for line in said) for what in whats] == [1] * len(said)
+
+
+def test_a_list_of_another_length_is_counted(tmp_path: Path) -> None:
+    wrong = as_2018(video17([person(POSE)]))
+    wrong["annotations"][0]["keypoints"].append(1.0)
+    with pytest.raises(DataError, match=r"frame 0: keypoints should be 51 numbers, not 52$"):
+        run(tmp_path, wrong, video17([person(scored(POSE))]))
+
+
+def test_a_head_box_of_no_size_is_a_problem(tmp_path: Path) -> None:
+    result = run(tmp_path, video17([person(POSE, head=(5, 5, 5, 5))]), video17([person(scored(POSE))]))
+    assert result.mean == 0 and "without a head box, or one of no size; they match nothing" in result.problems[0]
 
 
 def test_only_the_first_video_of_a_file_is_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from posetrack_builders import POSE, elsewhere, person, random_video, scored, video17
 from test_oks import JOINTS, annotated, annotation, random_case
 
+from glpose.keypoints import Counted
 from glpose.metrics import oks, posetrack
 from glpose.metrics.precision_recall import MEAN, Curve, posetrack_curves
 
@@ -46,7 +47,7 @@ def agree(curves: dict[str, Curve], result: posetrack.PoseTrackResult) -> None:
 
 @pytest.mark.parametrize("joints", ["annotated", "visible"])
 @pytest.mark.parametrize("case", CASES)
-def test_area_is_the_ap_of_recorded_cases(shared_data: Path, case: str, joints: posetrack.Joints) -> None:
+def test_area_is_the_ap_of_recorded_cases(shared_data: Path, case: str, joints: Counted) -> None:
     folder = shared_data / "vectors" / "poseval" / f"open_{case}"
     curves = posetrack_curves(folder / "gt", folder / "pred", joints)
     agree(curves, posetrack.evaluate(folder / "gt", folder / "pred", joints=joints))

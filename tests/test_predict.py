@@ -215,6 +215,13 @@ def test_nobody(weights: dict[str, Any], tmp_path: Path) -> None:
     assert len(film(tmp_path / "out" / CLIP / "overlay.mp4")[0]) == 20
 
 
+def test_boxes_of_low_scores_are_no_boxes_of_other_names(weights: dict[str, Any], boxes: Path, tmp_path: Path) -> None:
+    weak = [{**entry, "score": 0.01} for entry in json.loads(boxes.read_text())]
+    (tmp_path / "weak.json").write_text(json.dumps(weak))
+    code, printed = run(MOVIE, "--no-video", out=tmp_path / "out", boxes=tmp_path / "weak.json", end=2, **weights)
+    assert code == 0 and "below score" in printed and "names as" not in printed
+
+
 # ------------------------------------------------------------------------------------------------- detectors and frames
 @pytest.fixture
 def bright(tmp_path: Path) -> str:
@@ -238,6 +245,15 @@ def test_unreadable_frames_and_other_sizes_cost_themselves(
     assert table["frame"].tolist() == [1, 2, 4, 5] and len(set(table["person"])) == 2  # the last is elsewhere
     drawn, rate, _ = film(tmp_path / "out" / "one" / "overlay.mp4")
     assert len(drawn) == 5 and rate == 25 and {frame.shape for frame in drawn} == {(40, 80, 3)}
+
+
+def test_boxes_of_a_file_are_clipped_to_their_own_frames(weights: dict[str, Any], tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", ("one",), frames=2)
+    cv2.imwrite(str(tmp_path / "videos" / "one" / "001.png"), np.zeros((80, 160, 3), np.uint8))
+    entries = [{"image_name": f"one/{name}.png", "bbox": [0, 0, 150, 70], "score": 1} for name in ("000", "001")]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    table = glpose.predict(tmp_path / "videos", boxes=tmp_path / "boxes.json", device="cpu", **weights)
+    assert table[BOX].to_numpy().tolist() == [[0, 0, 80, 40], [0, 0, 150, 70]]
 
 
 def test_folders_of_videos_and_lists(weights: dict[str, Any], bright: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from glpose.data import posetrack17, posetrack18
 from glpose.data.annotations import Annotations, read_annotation_json
 from glpose.data.boxes import BoxFile
 from glpose.data.dataset import frame_splits, ground_truth, inputs_digest, joint_set, open_video
-from glpose.data.listing import list_videos
+from glpose.data.listing import find_videos, list_videos
 from glpose.keypoints import ABSENT, HIDDEN, POSETRACK, VISIBLE
 from glpose.options import (
     EvalOptions,
@@ -561,6 +561,26 @@ def test_videos_in_a_folder(tmp_path: Path) -> None:
             list_videos(FolderData(root=tmp_path, files=(path,)))
     with pytest.raises(DataError, match="holds no videos: neither files"):
         list_videos(FolderData(root=tmp_path / "empty"))
+
+
+def test_videos_whose_names_no_folder_may_have(tmp_path: Path) -> None:
+    for name in ("Urlaub (1).mp4", "città.mp4", "plain.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [ref.name for ref in list_videos(FolderData(root=tmp_path))] == ["Urlaub _1_", "citt_", "plain"]
+    assert [ref.name for ref in find_videos([tmp_path])] == ["Urlaub _1_", "citt_", "plain"]
+    (tmp_path / "Urlaub [1].mp4").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"two videos are called 'Urlaub _1_': .*; rename one"):
+        list_videos(FolderData(root=tmp_path))
+
+
+def test_an_image_among_videos_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "b.mp4", "cover.jpg"):
+        (tmp_path / "clips" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"clips holds images, .* \(cover\.jpg\), and videos \(a\.mp4\): name"):
+        find_videos([tmp_path / "clips"])
+    (tmp_path / "clips" / "cover.jpg").unlink()
+    assert [ref.name for ref in find_videos([tmp_path / "clips"])] == ["a", "b"]
 
 
 def test_two_videos_of_one_name_in_a_folder(tmp_path: Path) -> None:

@@ -126,7 +126,10 @@ def test_what_fits_the_host_alone_stays_there(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(windows, "free_bytes", lambda device: 1000 if device.type == "cpu" else 500)
     plan = plan_residency({"a": 4, "b": 3, "c": 3}, 50, gpu, "auto", None)
     assert (plan.mode, plan.window) == ("host", 4)
-    assert str(plan) == "0.0 GB needed, 0.0 GB free: kept in this machine's memory, in windows of at most 4 proposals"
+    assert (
+        str(plan)
+        == "0.0 GB needed, 0.0 GB free: kept in this machine's memory, in windows of at most 4 proposals or one video"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,7 @@ def test_what_fits_the_host_alone_stays_there(monkeypatch: pytest.MonkeyPatch) -
         ("host", None, 600, r"do not fit into memory: use runtime\.residency=disk"),
         ("disk", 9, 600, r"two windows of 9 proposals.*lower train\.window"),
         ("auto", None, 400, r"two windows of 4 proposals.*its largest video is too long"),
+        ("disk", 2, 400, r"two windows of 4 proposals.*its largest video is too long"),  # windows hold whole videos
     ],
 )
 def test_plans_that_cannot_work(

@@ -152,12 +152,15 @@ def test_curves_are_of_the_finished_rows_and_of_the_paper() -> None:
     assert curve(ROWS, {"k=0": {0: result(None)}}, "k", "rendered")[0] == []
 
 
+DOLLARS = "$\\frac{ a clip, not $5"  # no formula
+
+
 def test_the_plot_is_a_picture_of_the_panels_with_points(tmp_path: Path) -> None:
     sizes = []
     for number, second in enumerate(([], [(0, 1.0, 0.0), (6, 2.0, 0.3)])):
         path = tmp_path / f"{number}.png"
         plot_curves(
-            path, [Curve("k", "k", [(0, 1.0, 0.5)], [(0, 82.2), (1, 82.6)]), Curve("n", "n", second)], "AP", ["a"]
+            path, [Curve("k", "k", [(0, 1.0, 0.5)], [(0, 82.2), (1, 82.6)]), Curve("n", "n", second)], "AP", [DOLLARS]
         )
         content = path.read_bytes()
         assert content[:8] == b"\x89PNG\r\n\x1a\n"

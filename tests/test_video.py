@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -40,6 +43,36 @@ def write_file(path: Path, codec: str = "mp4v", length: int = LENGTH) -> Path:
         writer.write(picture(frame))
     writer.release()
     return path
+
+
+def encode(
+    path: Path,
+    codec: str,
+    pictures: list[np.ndarray],
+    options: dict[str, str],
+    pixels: str = "yuv420p",
+    matrix: int = 2,
+    milliseconds: list[int] | None = None,
+) -> Path:
+    """What OpenCV's writer cannot write. matrix: of the colours, by FFmpeg's number. milliseconds: of each frame."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], pixels
+        stream.codec_context.colorspace = matrix
+        for number, image in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+            frame.pts = milliseconds[number] if milliseconds else 100 * number
+            frame.time_base = Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def by_opencv(path: Path) -> list[np.ndarray]:
+    capture, frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return frames
 
 
 def cut(path: Path, part: float) -> Path:
@@ -172,29 +205,51 @@ def test_video_files(tmp_path: Path, name: str, codec: str) -> None:
     assert [frame_of(image) for _, image in source.read([4, 9])] == [4, 9]
 
 
-def test_skipped_frames_are_grabbed_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_frames("v", write_file(tmp_path / "v.mp4"))
-    calls: list[str] = []
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("v.mp4", "libx264", {"flags": "+ilme+ildct", "x264-params": "tff=1"}),  # interlaced
+        ("v.mpg", "mpeg2video", {"flags": "+ilme+ildct"}),
+        ("v.mp4", "libsvtav1", {}),
+    ],
+)
+def test_what_opencv_cannot_decode(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    pictures = [cv2.resize(picture(frame), (128, 96)) for frame in range(LENGTH)]
+    source = open_frames("v", encode(tmp_path / name, codec, pictures, options))
+    found = [image for _, image in source.read(range(LENGTH))]
+    assert [round(image.mean()) for image in found] == pytest.approx([image.mean() for image in pictures], abs=5)
 
-    class Counting:
-        def __init__(self, *arguments: object) -> None:
-            self.capture = capture_class(*arguments)
 
-        def grab(self) -> bool:
-            calls.append("grab")
-            return self.capture.grab()
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "matrix"),
+    [
+        ("v.mp4", "libx264", "yuv420p", 1),
+        ("v.mp4", "libx264", "yuvj420p", 5),
+        ("v.mkv", "libx264", "yuv444p10le", 9),
+        ("v.webm", "libvpx-vp9", "yuv420p", 1),
+        ("v.avi", "mjpeg", "yuvj420p", 5),
+        ("odd.mkv", "ffv1", "yuv420p", 2),
+    ],
+)
+def test_pixels_are_those_that_opencv_gives(tmp_path: Path, name: str, codec: str, pixels: str, matrix: int) -> None:
+    side = slice(0, -1 if name == "odd.mkv" else None)
+    pictures = [cv2.applyColorMap(picture(frame), cv2.COLORMAP_JET)[side, side] for frame in range(LENGTH)]
+    path = encode(tmp_path / name, codec, pictures, {}, pixels, matrix)
+    found = [image for _, image in open_frames("v", path).read(range(LENGTH))]
+    assert np.array_equal(found, by_opencv(path))
 
-        def read(self) -> tuple[bool, np.ndarray]:
-            calls.append("read")
-            return self.capture.read()
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.capture, name)
-
-    capture_class = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", Counting)
-    assert [frame for frame, _ in source.read([2, 5, 5])] == [2, 5]
-    assert calls == ["grab", "grab", "read", "grab", "grab", "read"]
+@pytest.mark.parametrize("turn", [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+def test_films_of_turned_phones_are_upright(tmp_path: Path, turn: tuple[int, int, int, int]) -> None:
+    path = write_file(tmp_path / "v.mp4")
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"tkhd") + 44  # the track's matrix, in 1 / 65536
+    for place, value in zip((0, 4, 12, 16), turn, strict=True):
+        raw[at + place : at + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(raw)
+    source = open_frames("v", path)
+    assert source.size() == ((WIDTH, HEIGHT) if turn[0] == 0 else (HEIGHT, WIDTH))
+    assert np.array_equal([image for _, image in source.read(range(LENGTH))], by_opencv(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video\n" * 50])
@@ -224,6 +279,42 @@ def test_bytes_after_the_end_and_lengths_never_filled_in_are_no_truncation(tmp_p
     for number, content in enumerate((raw + b"junk after it", raw[:4] + bytes(4) + raw[8:])):
         (tmp_path / f"{number}.avi").write_bytes(content)
         assert len(open_frames("v", tmp_path / f"{number}.avi").names) == LENGTH
+
+
+def test_a_film_cut_without_encoding_it_anew_is_whole(tmp_path: Path) -> None:
+    """Its edit list hides the frames between the key frame before the cut and the cut."""
+    path = tmp_path / "v.mp4"
+    whole = encode(tmp_path / "whole.mp4", "libx264", [picture(frame) for frame in range(40)], {"bf": "0"})
+    with av.open(str(whole)) as read, av.open(str(path), "w") as write:
+        stream = read.streams.video[0]
+        copied = write.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.pts is not None and packet.dts is not None and packet.time_base is not None:
+                packet.pts, packet.dts = (at - round(1.5 / packet.time_base) for at in (packet.pts, packet.dts))
+                packet.stream = copied
+                write.mux(packet)
+    source = open_frames("v", path)
+    assert len(source.names) == 25 and frame_rate(source) == pytest.approx(10)
+    assert [frame_of(image) for _, image in source.read([0, 24])] == [15 % LENGTH, 39 % LENGTH]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("v.mkv", "libx264"), ("v.webm", "libvpx-vp9")])
+def test_frames_of_uneven_times_are_whole_and_cut_ones_are_not(tmp_path: Path, name: str, codec: str) -> None:
+    times = [50 * frame + 200 * (frame // 2) for frame in range(40)]
+    path = encode(tmp_path / name, codec, [picture(frame) for frame in range(40)], {}, milliseconds=times)
+    source = open_frames("v", path)
+    assert len(source.names) == 40 and frame_rate(source) == pytest.approx(39 / 5.75, rel=0.01)
+    with pytest.raises(DataError, match=rf"{name} is truncated: \d+ frames can be decoded"):
+        open_frames("v", cut(path, 0.6))
+
+
+def test_a_damaged_film_is_no_shorter_film(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "v.mp4", length=40)
+    raw = path.read_bytes()
+    half = len(raw) // 2
+    path.write_bytes(raw[: half // 2] + bytes(half - half // 2) + raw[half:])
+    with pytest.raises(DataError, match=r"is truncated: \d+ frames can be decoded"):
+        open_frames("v", path)
 
 
 def test_a_video_that_shrinks_meanwhile(tmp_path: Path) -> None:

@@ -10,15 +10,13 @@ from typing import Any
 from glpose.data import coco
 from glpose.data.box_checks import Images, check_file_boxes
 from glpose.data.boxes import BoxFile
-from glpose.data.dataset import Video, VideoRef, ground_truth, open_video
+from glpose.data.dataset import FORMATS, Video, VideoRef, ground_truth, open_video
 from glpose.data.faults import Fault, px
 from glpose.data.image_header import decode_size, probe_image
-from glpose.data.numbering import check_numbering
+from glpose.data.numbering import check_frame_ids, check_numbering
 from glpose.data.people_checks import check_people, check_posetrack
 from glpose.data.video import ImageFrames
 from store.errors import DataError
-
-HEAD_BOXES = ("posetrack17", "posetrack18", "posetrack21")  # formats that PoseTrack's protocol scores
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def check_video(ref: VideoRef, walk: Walk) -> CheckedVideo:
     """
     try:
         video = open_video(ref)
-        content = ground_truth(ref, 0, len(video)) if ref.format in (*HEAD_BOXES, "coco") else None
+        content = ground_truth(ref, 0, len(video)) if ref.format in (*FORMATS, "coco") else None
         counts = {split: _count(video, split) for split in ref.ranges}
         size = None if isinstance(video.frames, ImageFrames) else video.frames.size()
     except DataError as error:
@@ -97,12 +95,14 @@ def check_video(ref: VideoRef, walk: Walk) -> CheckedVideo:
         if video.annotations is not None:
             faults = check_numbering(ref, paths, faults, walk.listed)
         size = _first(sizes)
+    if ref.format == "coco" and content is not None and not any(fault.kind == "gaps" for fault in faults):
+        faults += check_frame_ids(ref.name, content["images"])
     if video.annotations is not None and size is not None:
         faults += check_people(ref.name, video.annotations, *size)
     if walk.box_files and size is not None:
         wrong, boxed = check_file_boxes(video, walk.box_files, walk.min_score, *size)
         faults += wrong
-    if content is not None and ref.format in HEAD_BOXES:
+    if content is not None and ref.format in FORMATS:
         faults += check_posetrack(ref, content)
     return CheckedVideo(counts, faults, len(paths), len(decode), int(not paths), suspects, boxed)
 

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from glpose.data.annotations import MALFORMED, Annotations, assemble, explain, read_annotation_json
+from glpose.data.json_files import stem_of
 from glpose.data.video import by_number
 from glpose.keypoints import ABSENT, HIDDEN, VISIBLE, JointSet
 from store.errors import DataError, StoreError
@@ -199,7 +200,7 @@ def _titles(path: Path, data: dict[str, Any], key: str | None, groups: dict[Any,
             if video not in listed:
                 raise ValueError(f"image {images[0]['file_name']!r} is of video {video!r}, which is not in 'videos'")
         return {video: str(listed[video]) for video in groups}
-    stem = Path(path.name.removesuffix(".gz")).stem
+    stem = stem_of(path)
     return {video: stem if key is None and video == "." else str(video) for video in groups}
 
 

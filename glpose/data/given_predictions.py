@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 from glpose.data import posetrack17, posetrack18
 from glpose.data.annotations import MALFORMED, explain
-from glpose.data.json_files import read_json_file
+from glpose.data.json_files import JSON_ENDINGS, read_json_file, stem_of
 from glpose.data.predictions import COCO_FILE
 from store.errors import DataError
 
 WHAT = "prediction file"
-ENDINGS = (".json", ".json.gz")
 
 
 class Span(NamedTuple):
@@ -95,12 +94,12 @@ def take_coco(source: Path, images: Mapping[str, Sequence[Any]], out: Path) -> l
 
 
 def _file_of(folder: Path, name: str) -> Path | None:
-    return next((path for ending in ENDINGS if (path := folder / f"{name}{ending}").is_file()), None)
+    return next((path for ending in JSON_ENDINGS if (path := folder / f"{name}{ending}").is_file()), None)
 
 
 def _only_name(path: Path, videos: Mapping[str, Any] | Sequence[str]) -> str | None:
     """The video that a single file is of: that of its name, or the only one there is."""
-    stem = path.name.removesuffix(".gz").removesuffix(".json")
+    stem = stem_of(path)
     return stem if stem in videos else next(iter(videos)) if len(videos) == 1 else None
 
 

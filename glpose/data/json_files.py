@@ -10,6 +10,13 @@ from typing import Any
 
 from store.errors import DataError
 
+JSON_ENDINGS = (".json", ".json.gz")
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its ending, `.json.gz` counting as one."""
+    return Path(path.name.removesuffix(".gz")).stem
+
 
 def read_json_file(path: Path, what: str) -> Any:
     """The content of a file. DataError, one line that begins with `what`, where it is absent or not readable JSON."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from glpose.data import annolist_mat, coco, jhmdb
 from glpose.data.dataset import MAT, VideoRef
+from glpose.data.json_files import JSON_ENDINGS, stem_of
 from glpose.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_hidden
 from glpose.options import (
     CocoData,
@@ -22,8 +23,6 @@ from glpose.options import (
 )
 from store.errors import DataError
 from store.folder import as_unit_name, check_unit_name
-
-ANNOTATION_SUFFIXES = (".json", ".json.gz")
 
 Split = Literal["train", "eval"]
 PoseTrackData = PoseTrack18Data | PoseTrack17Data | PoseTrack21Data
@@ -41,6 +40,8 @@ def list_videos(data: ListedData) -> list[VideoRef]:
             other = found.get(ref.name)
             if other is None:
                 found[ref.name] = ref
+            elif split in other.ranges and other.path == ref.path:
+                raise DataError(f"video {ref.name!r} is listed twice in the {split} split")
             elif other.path == ref.path:
                 found[ref.name] = replace(other, ranges=_disjoint(ref.name, {**other.ranges, **ref.ranges}))
             else:
@@ -52,16 +53,12 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoRef]:
     """The videos that paths mean: video files, folders of images, and folders of such; all frames are of split eval.
 
     They are called as their files or folders are, with "_" for what no folder's name may hold. DataError where a path
-    is none of these, or two have one name.
+    is none of these, or frames and a folder of videos at once, or two have one name.
     """
     found: dict[str, VideoRef] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            raise DataError(f"video {path} does not exist")
-        whole = path.resolve()  # a folder may be given as "."
-        for own in _video_paths(FolderData(root=whole)) if whole.is_dir() and not _holds_images(whole) else [whole]:
-            name = as_unit_name(own.name if own.is_dir() else own.stem)
-            ref = VideoRef(name, "file", own, own.parent, {"eval": (0, None)})
+        for own in _videos_at(path):
+            ref = VideoRef(_name_of(own), "file", own, own.parent, {"eval": (0, None)})
             if (other := found.get(ref.name)) is not None:
                 same = "is named twice" if other.path == ref.path else f"and {other.path} have one name: rename one"
                 raise DataError(f"video {ref.path} {same}")
@@ -74,7 +71,7 @@ def _list_split(data: ListedData, split: Split, options: SplitOptions) -> list[V
         refs = _jhmdb_refs(data, split, options)
     elif isinstance(data, FolderData):
         refs = [
-            VideoRef(_video_name(path), "file", path, data.root, {split: options.frames}) for path in _video_paths(data)
+            VideoRef(_name_of(path), "file", path, data.root, {split: options.frames}) for path in _video_paths(data)
         ]
     elif isinstance(data, CocoData):
         refs = _coco_refs(data, split, options)
@@ -92,10 +89,10 @@ def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) ->
     if not folder.is_dir():
         raise DataError(f"annotation folder {folder} does not exist ({_where(split)})")
     files = sorted((path for path in folder.iterdir() if not is_hidden(path)), key=lambda path: path.name)
-    paths, root = [path for path in files if path.name.endswith(ANNOTATION_SUFFIXES)], data.root
+    paths, root = [path for path in files if path.name.endswith(JSON_ENDINGS)], data.root
     if isinstance(data, PoseTrack17Data):
         root = data.root / data.images
-        converted = {_stem(path) for path in paths}  # poseval's converter writes JSON beside the .mat
+        converted = {stem_of(path) for path in paths}  # poseval's converter writes JSON beside the .mat
         paths += [path for path in files if path.suffix == MAT and path.stem not in converted]
     if not paths:
         kinds = f"*.json, *.json.gz{', *.mat' if isinstance(data, PoseTrack17Data) else ''}"
@@ -103,14 +100,14 @@ def _posetrack_refs(data: PoseTrackData, split: Split, options: SplitOptions) ->
     refs = []
     for path in paths:
         for part in (annolist_mat.parts(path) if path.suffix == MAT else []) or [""]:
-            name = check_unit_name(part) if part else _video_name(path)
+            name = check_unit_name(part or stem_of(path))
             refs.append(VideoRef(name, data.kind, path, root, {split: options.frames}, part))
     return refs
 
 
 def _coco_refs(data: CocoData, split: Split, options: SplitOptions) -> list[VideoRef]:
     stem = data.root / data.annotations / options.subset
-    paths = [path for suffix in ANNOTATION_SUFFIXES if (path := stem.with_name(stem.name + suffix)).is_file()]
+    paths = [path for suffix in JSON_ENDINGS if (path := stem.with_name(stem.name + suffix)).is_file()]
     if not paths:
         raise DataError(f"annotation file {stem}.json does not exist ({_where(split)})")
     return [
@@ -123,15 +120,10 @@ def _where(split: Split) -> str:
     return f"data.annotations, data.{split}.subset; data.{split}=null for no such split"
 
 
-def _video_name(path: Path) -> str:
-    """A video is called as its file is, without the suffix, or as its folder of images."""
-    if path.is_dir():
-        return check_unit_name(path.name)
-    return check_unit_name(_stem(path))
-
-
-def _stem(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).stem
+def _name_of(path: Path) -> str:
+    """What a video file or a folder of images is called, with "_" for what no folder's name may hold."""
+    name = path.name if path.is_dir() else path.stem
+    return check_unit_name(name) if name in (".", "..") else as_unit_name(name)
 
 
 def _jhmdb_refs(data: JHMDBData, split: Split, options: SplitOptions) -> list[VideoRef]:
@@ -161,16 +153,43 @@ def _video_paths(data: FolderData) -> list[Path]:
         if len(set(paths)) < len(paths):
             raise DataError("data.files names a video twice")
         return paths
-    listed = [path for path in data.root.iterdir() if not is_hidden(path)]
-    paths = sorted(path for path in listed if path.suffix.lower() in VIDEO_SUFFIXES or _holds_images(path))
-    if not paths:
-        kinds = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise DataError(f"{data.root} holds no videos: neither files ({kinds}) nor folders of images")
-    return paths
+    return _videos_within(data.root)
 
 
-def _holds_images(path: Path) -> bool:
-    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p) for p in path.iterdir())
+def _videos_at(path: Path) -> list[Path]:
+    """The video that a path is, or those within a folder."""
+    if not path.exists():
+        raise DataError(f"video {path} does not exist")
+    whole = path.resolve()  # a folder may be given as "."
+    if not whole.is_dir():
+        return [whole]
+    if not (images := _images_in(whole)):
+        return _videos_within(whole)
+    if videos := _listed(whole):
+        raise DataError(
+            f"{path} holds images, as frames of a video ({images[0].name}), and videos ({videos[0].name}): name the "
+            "videos themselves, or move the images"
+        )
+    return [whole]
+
+
+def _videos_within(folder: Path) -> list[Path]:
+    if paths := _listed(folder):
+        return paths
+    kinds = ", ".join(sorted(VIDEO_SUFFIXES))
+    raise DataError(f"{folder} holds no videos: neither files ({kinds}) nor folders of images")
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Its video files and folders of images."""
+    paths = (path for path in folder.iterdir() if not is_hidden(path))
+    return sorted(
+        path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES or (path.is_dir() and _images_in(path))
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path)]
 
 
 def _disjoint(name: str, ranges: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int | None]]:

@@ -1,10 +1,12 @@
-"""What is wrong with the names of a video's images: other numbers than its annotation says, gaps, one name twice."""
+"""What is wrong with how a video's images are named or numbered: otherwise than annotated, gaps, one name twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +54,17 @@ def check_numbering(
             faults.append(Fault("unlisted", ref.name, None, what))
         faults += _gaps(ref.name, frames, listed)
     return faults + list(_first_number(ref, paths[0])) + list(_twice(ref.name, paths))
+
+
+def check_frame_ids(video: str, images: Sequence[Mapping[str, Any]]) -> list[Fault]:
+    """Gaps in the `frame_id` of a COCO file's images, in frame order: it orders frames, and says nothing of how far."""
+    ids = [image.get("frame_id") for image in images]
+    odd = [k for k, (one, other) in enumerate(pairwise(ids)) if one is not None and other - one != 1]
+    if not odd:
+        return []
+    k, far = odd[0], "frames around the key frame are further away than they look"
+    what = f"frame_id {ids[k]} is followed by {ids[k + 1]}; {len(odd)} such places: {far}"
+    return [Fault("gaps", video, k + 1, what)]
 
 
 def find_shift(listed: Sequence[str], on_disk: Sequence[str]) -> Shift | None:

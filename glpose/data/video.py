@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -12,12 +11,13 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
+from glpose.data.video_file import decode_video, measure_video, open_video, to_image
 from store.errors import DataError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 UNCOMPRESSED = {".bmp", ".tif", ".tiff"}
-FASTEST = 1000.0  # frames per second; headers without a rate state the 90,000 ticks of their clock
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
@@ -102,7 +102,7 @@ class ImageFrames:
 
 @dataclass(frozen=True)
 class VideoFileFrames:
-    """A video file that OpenCV's FFmpeg can decode; a name per frame that it decodes, whatever the header promises."""
+    """A video file that PyAV can decode; a name per frame that it decodes, whatever the header promises."""
 
     video: str
     path: Path
@@ -114,14 +114,13 @@ class VideoFileFrames:
 
     def read(self, wanted: Iterable[int], unreadable: dict[int, str] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         frames = sorted(set(wanted))
-        capture = _open_capture(self.video, self.path)
-        try:
-            position = 0
+        with open_video(self.video, self.path) as container:
+            pictures, converter = decode_video(container), VideoReformatter()
+            position, picture = -1, None
             for frame in frames:
-                while position < frame and capture.grab():  # grabbing skips the conversion to an image
+                while position < frame and (picture := next(pictures, None)) is not None:
                     position += 1
-                ok, image = capture.read()
-                if not ok or position != frame:
+                if picture is None:
                     reason = (
                         f"video {self.video!r}: frame {frame} of {self.length} cannot be decoded ({self.path}); "
                         "the file has changed or is damaged"
@@ -130,10 +129,7 @@ class VideoFileFrames:
                         raise DataError(reason)
                     unreadable[frame] = reason
                     continue
-                position += 1
-                yield frame, image
-        finally:
-            capture.release()
+                yield frame, to_image(picture, converter)
 
     def size(self) -> tuple[int, int]:
         _, image = next(self.read([0]))
@@ -161,8 +157,7 @@ def open_frames(video: str, path: Path, length: int | None = None) -> ImageFrame
     if not path.exists():
         raise DataError(f"video {video!r}: {path} does not exist")
     if length is None:
-        status = path.stat()
-        length = _count_frames(video, path, (status.st_size, status.st_mtime_ns))
+        length = measure_video(video, path).frames
     return VideoFileFrames(video, path, [f"{video}/{frame:06d}.jpg" for frame in range(length)])
 
 
@@ -172,13 +167,8 @@ def read_frame(source: FrameSource, frame: int) -> np.ndarray:
 
 
 def frame_rate(source: FrameSource) -> float | None:
-    """Frames per second that a video file says it has; None of images, and where it says nothing of use."""
-    if not isinstance(source, VideoFileFrames):
-        return None
-    capture = _open_capture(source.video, source.path)
-    rate = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    return rate if 0 < rate <= FASTEST else None  # NaN is refused, too
+    """Frames per second of a video file, on average; None of images, and where the file says nothing of use."""
+    return measure_video(source.video, source.path).rate if isinstance(source, VideoFileFrames) else None
 
 
 def decode_image(raw: bytes) -> np.ndarray | None:
@@ -204,72 +194,3 @@ def by_number(name: str) -> list[tuple[int, str]]:
     """Sorts names by the numbers in them: img_2 before img_10."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
-
-
-def _open_capture(video: str, path: Path) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise DataError(f"video {video!r}: {path} cannot be opened as a video; is it cut off, or not a video?")
-    return capture
-
-
-@functools.lru_cache(maxsize=4096)
-def _count_frames(video: str, path: Path, version: tuple[int, int]) -> int:
-    """Count by decoding: headers are often a frame or two off, and a header far off means a truncated file.
-
-    version: size and time of the file; a changed file is counted anew.
-    """
-    capture = _open_capture(video, path)
-    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    length = 0
-    while capture.grab():
-        length += 1
-    capture.release()
-    if length == 0:
-        raise DataError(f"video {video!r}: {path} has no frame that can be decoded")
-    if promised > length:
-        promised -= _empty_avi_frames(path)
-    if promised - length > max(2, 0.05 * promised) or _is_cut_off(path):
-        raise DataError(
-            f"video {video!r}: {path} is truncated: {length} frames can be decoded, its header promises {promised}; "
-            "copy it again, or re-encode what is there (ffmpeg -i IN -c:v libx264 OUT.mp4)"
-        )
-    return length
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether an MP4 (or MOV) or AVI ends before the last of its outermost boxes does. False for other containers."""
-    size, position = path.stat().st_size, 0
-    with open(path, "rb") as handle:
-        avi = handle.read(4) == b"RIFF"
-        while position + 8 <= size:
-            handle.seek(position)
-            head = handle.read(16)
-            if avi:
-                known = head[:4] == b"RIFF" and any(head[4:8])
-                length = 8 + int.from_bytes(head[4:8], "little")
-            else:
-                known = head[4:8].isalnum() if position else head[4:8] == b"ftyp"
-                length = int.from_bytes(head[:4], "big")
-                length = int.from_bytes(head[8:16], "big") if length == 1 else length
-            if not known or length < 8:  # something else, or a length that was never filled in
-                return False
-            position += length
-    return position > size
-
-
-def _empty_avi_frames(path: Path) -> int:
-    """Frames of an AVI without data, which show the frame before again: its header counts them, decoders skip them."""
-    empty, size, position = 0, path.stat().st_size, 0
-    with open(path, "rb") as handle:
-        if handle.read(4) != b"RIFF":
-            return 0
-        while position + 8 <= size:
-            handle.seek(position)
-            name, length = handle.read(4), int.from_bytes(handle.read(4), "little")
-            if name in (b"RIFF", b"LIST"):
-                position += 12  # go on inside of it
-            else:
-                empty += length == 0 and name[2:] in (b"dc", b"db")
-                position += 8 + length + length % 2
-    return empty

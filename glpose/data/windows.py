@@ -33,7 +33,8 @@ class Residency:
     """Where a split's features are while they are used.
 
     mode: device, all of them on the device; host, all in this machine's memory, disk, in the store alone: then windows
-    go to the device, the next one while one is in use. window: proposals of a window at most (null: the whole split).
+    go to the device, the next one while one is in use. window: proposals of a window at most, but for a video of more,
+    which is one of its own (null: the whole split).
     needed, free: bytes of the split, and on the device (None where it does not say).
     """
 
@@ -46,7 +47,7 @@ class Residency:
         """Such as `18.2 GB needed, 64.1 GB free: all on the device`."""
         there = "" if self.free is None else f", {self.free / 1e9:.1f} GB free"
         where = {"device": "all on the device", "host": "kept in this machine's memory", "disk": "read from the store"}
-        windows = "" if self.window is None else f", in windows of at most {self.window} proposals"
+        windows = "" if self.window is None else f", in windows of at most {self.window} proposals or one video"
         return f"{self.needed / 1e9:.1f} GB needed{there}: {where[self.mode]}{windows}"
 
 
@@ -190,9 +191,10 @@ def open_split(
         try:
             return load_resident(store, part, offsets, shown, where)
         except torch.OutOfMemoryError:
+            fewer = "lower train.window, or use" if part["video"].iloc[0] != part["video"].iloc[-1] else "use"
             raise TrainingError(
-                f"{len(part)} proposals do not fit into the memory of {where}: lower train.window, or use fewer local "
-                "frames (train.heads.k)"
+                f"{len(part)} proposals do not fit into the memory of {where}: {fewer} fewer local frames "
+                "(train.heads.k)"
             ) from None
 
     places = {"device": device, "host": torch.device("cpu")}
@@ -235,7 +237,7 @@ def plan_residency(
 ) -> Residency:
     """Where features of videos of so many proposals are kept, and in what windows they are used.
 
-    each: bytes of one proposal. TrainingError where not even two windows of the largest video fit on the device.
+    each: bytes of one proposal. TrainingError where not even two windows fit on the device, of the largest video too.
     """
     needed, largest = sum(sizes.values()) * each, max(sizes.values())
     free, host = free_bytes(device), free_bytes(torch.device("cpu"))
@@ -253,13 +255,13 @@ def plan_residency(
     if mode == "host" and not in_host:
         raise TrainingError(f"{needed / 1e9:.1f} GB of features do not fit into memory: use runtime.residency=disk")
     room = None if free is None else int(USED * free / (2 * each))  # one window in use, the next on its way
-    if room is not None and (window or largest) > room:
+    most = max(window or 0, largest)
+    if room is not None and most > room:
         raise TrainingError(
-            f"two windows of {window or largest} proposals need {2 * (window or largest) * each / 1e9:.1f} GB on "
-            f"{device}: "
+            f"two windows of {most} proposals need {2 * most * each / 1e9:.1f} GB on {device}: "
             + (
                 "lower train.window"
-                if window
+                if most > largest
                 else "its largest video is too long; use fewer local frames (train.heads.k)"
             )
         )

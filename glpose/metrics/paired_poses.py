@@ -17,11 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from glpose.keypoints import JointSet
+from glpose.keypoints import Counted, JointSet
 from glpose.metrics import oks, pck, posetrack
 from glpose.metrics.posetrack_files import list_videos, read_video
-
-Counted = Literal["annotated", "visible"]
 
 
 @dataclass(frozen=True)

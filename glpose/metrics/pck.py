@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from glpose.data.poses import PoseFile, read_poses
-from glpose.keypoints import JHMDB, POSETRACK, JointSet, least_flag
+from glpose.keypoints import JHMDB, POSETRACK, Counted, JointSet, least_flag
 from glpose.metrics.posetrack_files import list_videos
 from glpose.metrics.tables import plain, text_table
 from glpose.options import PCK_ALPHA
@@ -116,7 +116,7 @@ def score_poses(
     joints: JointSet,
     alpha: float = PCK_ALPHA,
     size: Literal["box", "torso"] = "box",
-    counted: Literal["annotated", "visible"] = "annotated",
+    counted: Counted = "annotated",
 ) -> PCKResult:
     """PCK of n people, each with the prediction that stands for it.
 
@@ -157,7 +157,7 @@ def right_joints(
     joints: JointSet,
     alpha: float = PCK_ALPHA,
     size: Literal["box", "torso"] = "box",
-    counted: Literal["annotated", "visible"] = "annotated",
+    counted: Counted = "annotated",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, J) bool of joints that count, (n, J) of those that are right, (n,) of people who are not left out.
 
@@ -180,7 +180,7 @@ def evaluate(
     joints: JointSet | None = None,
     alpha: float = PCK_ALPHA,
     size: Literal["box", "torso"] = "box",
-    counted: Literal["annotated", "visible"] = "annotated",
+    counted: Counted = "annotated",
 ) -> PCKResult:
     """PCK of a folder of pose files against one of annotated pose files of the same names (`glpose.data.poses`).
 
@@ -198,7 +198,7 @@ def evaluate_alphas(
     joints: JointSet,
     alphas: Sequence[float],
     size: Literal["box", "torso"] = "box",
-    counted: Literal["annotated", "visible"] = "annotated",
+    counted: Counted = "annotated",
 ) -> list[PCKResult]:
     """`evaluate` at several alphas, with the files read once."""
     paired = _paired(Path(gt_dir), Path(pred_dir), joints)

@@ -18,9 +18,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from glpose.keypoints import HIDDEN, POSETRACK
+from glpose.keypoints import HIDDEN, POSETRACK, Counted
 from glpose.metrics import posetrack
-from glpose.metrics.posetrack import Joints
 from glpose.metrics.posetrack_files import VideoPoses, read_video
 from glpose.metrics.posetrack_problems import (
     Findings,
@@ -87,7 +86,7 @@ class Counts:
 
 
 def evaluate(
-    gt_dir: str | Path, pred_dir: str | Path, *, joints: Joints = "annotated", strict_poseval: bool = False
+    gt_dir: str | Path, pred_dir: str | Path, *, joints: Counted = "annotated", strict_poseval: bool = False
 ) -> PCKhResult:
     """Score a folder of predictions against a folder of annotations; files pair by name, `.json` or `.json.gz`.
 
@@ -107,7 +106,7 @@ def evaluate(
 def evaluate_videos(
     pairs: Iterable[tuple[VideoPoses, VideoPoses | None]],
     *,
-    joints: Joints = "annotated",
+    joints: Counted = "annotated",
     strict_poseval: bool = False,
     problems: Iterable[str] = (),
 ) -> PCKhResult:
@@ -140,7 +139,7 @@ def score_video(
     annotated: VideoPoses,
     predicted: VideoPoses | None,
     *,
-    joints: Joints = "annotated",
+    joints: Counted = "annotated",
     strict_poseval: bool = False,
 ) -> tuple[Counts, Findings]:
     """The counts of one video, and what is wrong with it. `predicted` None stands for a missing file."""

@@ -17,11 +17,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from glpose.keypoints import HIDDEN, POSETRACK
+from glpose.keypoints import HIDDEN, POSETRACK, Counted
 from glpose.metrics.posetrack_files import VideoPoses, list_videos, read_video
 from glpose.metrics.posetrack_problems import Findings, file_findings, scored_problems, unranked_problems
 from glpose.metrics.posetrack_regions import inside_regions, ranges, slices_of
@@ -29,7 +28,6 @@ from glpose.metrics.posetrack_result import PoseTrackResult, format_table, group
 from store.errors import DataError
 
 __all__ = [
-    "Joints",
     "People",
     "PoseTrackResult",
     "Samples",
@@ -59,8 +57,6 @@ MATCH_DISTANCE = 0.5  # of the head size, inclusive
 _PAIRS_AT_ONCE = 50_000  # person pairs per step: bounds memory (15 joints x a few doubles each)
 _JOINTS = len(POSETRACK)
 
-Joints = Literal["annotated", "visible"]
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -86,7 +82,7 @@ class People:
     score: np.ndarray  # (P, 15) float64
 
 
-def evaluate(gt_dir: str | Path, pred_dir: str | Path, *, joints: Joints = "annotated") -> PoseTrackResult:
+def evaluate(gt_dir: str | Path, pred_dir: str | Path, *, joints: Counted = "annotated") -> PoseTrackResult:
     """Score a folder of predictions against a folder of annotations; files pair by name, `.json` or `.json.gz`.
 
     joints="annotated" is poseval: hidden joints count like visible ones. joints="visible" takes annotated but hidden
@@ -122,7 +118,7 @@ def pair_folders(gt_dir: Path, pred_dir: Path) -> tuple[list[tuple[Path, Path | 
 
 
 def evaluate_files(
-    pairs: Iterable[tuple[Path, Path | None]], *, joints: Joints = "annotated", problems: Iterable[str] = ()
+    pairs: Iterable[tuple[Path, Path | None]], *, joints: Counted = "annotated", problems: Iterable[str] = ()
 ) -> PoseTrackResult:
     """Score pairs of (annotation file, prediction file or None), as `evaluate` does; their order breaks ties.
 
@@ -133,7 +129,10 @@ def evaluate_files(
 
 
 def evaluate_videos(
-    pairs: Iterable[tuple[VideoPoses, VideoPoses | None]], *, joints: Joints = "annotated", problems: Iterable[str] = ()
+    pairs: Iterable[tuple[VideoPoses, VideoPoses | None]],
+    *,
+    joints: Counted = "annotated",
+    problems: Iterable[str] = (),
 ) -> PoseTrackResult:
     """Score pairs of (annotations, predictions or None) in memory, as `evaluate_files` does; holds one at a time."""
     if joints not in ("annotated", "visible"):
@@ -152,7 +151,7 @@ def evaluate_videos(
 
 
 def score_video(
-    annotated: VideoPoses, predicted: VideoPoses | None, *, joints: Joints = "annotated"
+    annotated: VideoPoses, predicted: VideoPoses | None, *, joints: Counted = "annotated"
 ) -> tuple[Samples, Findings]:
     """The samples of one video, and what is wrong with it. `predicted` None stands for a missing file."""
     findings = file_findings(annotated, predicted)
@@ -314,7 +313,7 @@ def envelope_of(score: np.ndarray, correct: np.ndarray, n_gt: int) -> tuple[np.n
     return right / n_gt, np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def evaluated_samples(gt_dir: Path, pred_dir: Path, joints: Joints) -> Samples:
+def evaluated_samples(gt_dir: Path, pred_dir: Path, joints: Counted) -> Samples:
     """The samples of all videos of two folders together, as `evaluate` pools them."""
     pairs, _ = pair_folders(gt_dir, pred_dir)
     pool = [

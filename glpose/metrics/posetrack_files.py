@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from glpose.data.json_files import read_json_file
+from glpose.data.json_files import read_json_file, stem_of
 from glpose.data.video import is_hidden
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 from glpose.metrics.posetrack_regions import Regions
@@ -84,7 +84,7 @@ def list_videos(folder: Path) -> dict[str, Path]:
         if plain_name in files:
             raise DataError(f"{folder}: holds both {plain_name} and {plain_name}.gz; keep one of them")
         files[plain_name] = path
-    return {name.removesuffix(".json"): files[name] for name in sorted(files)}
+    return {stem_of(files[name]): files[name] for name in sorted(files)}
 
 
 def read_video(path: Path, *, integers: bool = False) -> VideoPoses:
@@ -292,7 +292,9 @@ def _numbers(path: Path, what: str, rows: Any, frames: Sequence[int] | np.ndarra
         return array
     bad = next(k for k, row in enumerate(rows) if convert(row, shape) is None)
     expected = f"{width} numbers" if width else "a number"
-    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {repr(rows[bad])[:80]}")
+    row = rows[bad]
+    given = len(row) if isinstance(row, list) and width and len(row) != width else repr(row)[:80]
+    raise DataError(f"{path}: frame {frames[bad]}: {what} should be {expected}, not {given}")
 
 
 def _explain(error: Exception) -> str:

@@ -59,12 +59,13 @@ def scored_problems(
     regions = frames_with_regions(annotated)
     gt_kept = kept_people(annotated, gt_left, scored, regions)
     pred_frames = predicted.person_frame[kept_people(predicted, pred_left, scored, regions)]
-    headless = gt_kept & np.isnan(annotated.head_size) & np.isin(annotated.person_frame, pred_frames)
+    headless = gt_kept & ~(annotated.head_size > 0) & np.isin(annotated.person_frame, pred_frames)
     thin = (annotated.regions.size < 3) & scored[annotated.regions.frame]
     problems = []
     name = annotations_of(annotated)
     if headless.any():
-        problems.append(f"{name}: {count(annotated.person_frame[headless])} without a head box; they match nothing")
+        people = count(annotated.person_frame[headless])
+        problems.append(f"{name}: {people} without a head box, or one of no size; they match nothing")
     if thin.any():
         where = count(annotated.regions.frame[thin], "ignore regions")
         problems.append(f"{name}: {where} of fewer than 3 corners; they ignore nothing")

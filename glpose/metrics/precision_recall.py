@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glpose.keypoints import POSETRACK
-from glpose.metrics.posetrack import Joints, envelope_of, evaluated_samples
+from glpose.keypoints import POSETRACK, Counted
+from glpose.metrics.posetrack import envelope_of, evaluated_samples
 
 MEAN = "Mean"
 
@@ -22,7 +22,7 @@ class Curve:
     area: float
 
 
-def posetrack_curves(gt_dir: Path, pred_dir: Path, joints: Joints = "annotated") -> dict[str, Curve]:
+def posetrack_curves(gt_dir: Path, pred_dir: Path, joints: Counted = "annotated") -> dict[str, Curve]:
     """Joint group -> its curve, then that of all joints, `MEAN`, from the folders that `posetrack.evaluate` scores.
 
     A joint's curve is the monotone precision envelope that poseval integrates: precision[i] holds for the recalls from

@@ -28,6 +28,7 @@ import pandas as pd
 
 from glpose.data import posetrack18
 from glpose.data.annotations import Annotations, keypoint_boxes, read_annotation_json
+from glpose.data.json_files import stem_of
 from glpose.data.tags import BY_ITSELF, BY_OTHERS, UNOCCLUDED, no_tags
 from glpose.keypoints import POSETRACK
 from glpose.metrics import posetrack
@@ -172,7 +173,7 @@ def _of_video(gt: Path, pred: Path | None) -> pd.DataFrame:
     tags = notes.tags or no_tags(len(notes.frame), len(POSETRACK))
     return pd.DataFrame(
         {
-            "video": gt.name.removesuffix(".gz").removesuffix(".json"),
+            "video": stem_of(gt),
             "frame": truth.frame[person],
             "annotation": row,
             "track": notes.person[row],

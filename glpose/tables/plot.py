@@ -23,7 +23,7 @@ def plot_curves(path: Path, curves: Sequence[Curve], metric: str, lines: Sequenc
 
     curves = [curve for curve in curves if curve.points]
     figure = Figure(figsize=(1.5 + 4.2 * len(curves), 4.6), layout="constrained")
-    figure.suptitle("\n".join(lines), fontsize=9)
+    figure.suptitle("\n".join(lines), fontsize=9, parse_math=False)  # notes may hold dollars
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, curve in zip(panels, curves, strict=True):
         values, means, spreads = zip(*curve.points, strict=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from glpose.data.rendered.actions import Array
+from glpose.data.tags import BY_ITSELF, BY_OTHERS, UNOCCLUDED, UNTAGGED
 from glpose.keypoints import HIDDEN, POSETRACK, VISIBLE
 
-OUTSIDE, SEEN, BY_ITSELF, BY_OTHERS = -1, 0, 1, 2  # values of `occlusion`
 THING = 255  # the owner of pixels that something other than a person covers
 MARGIN = 0.05  # metres: clothes, and faces of the mesh that are a few centimetres wide
 LEAST_PIXELS = 12  # of a person's own, to be annotated
@@ -102,12 +102,12 @@ def _label(
     y, x = np.nonzero(own)
     box = np.array([left + x.min(), top + y.min(), left + x.max() + 1, top + y.max() + 1], np.float32)
     inside = ((person.px >= 0) & (person.px < size)).all(axis=1)
-    occlusion = np.full(len(person.px), OUTSIDE, np.int8)
+    occlusion = np.full(len(person.px), UNTAGGED, np.int8)
     for joint in np.flatnonzero(inside).tolist():
         occlusion[joint] = _hidden_by(person, joint, owners)
-    if not (occlusion == SEEN).any():
+    if not (occlusion == UNOCCLUDED).any():
         return None
-    flags = np.select([occlusion == OUTSIDE, occlusion == SEEN], [0, VISIBLE], HIDDEN)
+    flags = np.select([occlusion == UNTAGGED, occlusion == UNOCCLUDED], [0, VISIBLE], HIDDEN)
     keypoints = np.column_stack([person.px, flags]).astype(np.float32)
     keypoints[~inside] = 0
     head = np.concatenate([person.head.min(axis=0), person.head.max(axis=0)])
@@ -129,8 +129,8 @@ def _hidden_by(person: Seen, joint: int, owners: np.ndarray) -> int:
             x, y = int(np.clip(at[0] + dx, 0, width - 1)), int(np.clip(at[1] + dy, 0, height - 1))
             owner, row, column = int(owners[y, x]), y - top, x - left
             if owner == person.track + 1:
-                votes[SEEN if person.surface[row, column] >= near else BY_ITSELF] += 1
+                votes[UNOCCLUDED if person.surface[row, column] >= near else BY_ITSELF] += 1
             elif owner and 0 <= row < person.surface.shape[0] and 0 <= column < person.surface.shape[1]:
                 # Behind another's pixel: hidden by the other even where the own body would hide it too.
                 votes[BY_OTHERS] += 1
-    return SEEN if not any(votes) else int(np.argmax(votes))
+    return UNOCCLUDED if not any(votes) else int(np.argmax(votes))

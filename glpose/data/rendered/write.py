@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from glpose.data.posetrack18 import NAMES
-from glpose.data.rendered.labels import OUTSIDE, FrameLabels
+from glpose.data.rendered.labels import FrameLabels
 from glpose.data.rendered.scene import Clip, ClipOptions
+from glpose.data.tags import UNTAGGED
 from glpose.keypoints import POSETRACK
 from store.errors import DataError
 
@@ -43,9 +44,9 @@ def _annotations(labels: FrameLabels, image_id: int) -> list[dict[str, object]]:
             x, y, flag = (0.0, 0.0, 0.0) if row is None else labels.keypoints[person, row].tolist()
             # PoseTrack's own flag is 1 or 0; a joint at exactly (0, 0, 0) is absent.
             flat += [round(x, 3), round(y, 3), 1 if flag == 2 else 0]
-            hidden = OUTSIDE if row is None else int(labels.occlusion[person, row])
+            hidden = UNTAGGED if row is None else int(labels.occlusion[person, row])
             occlusion.append(hidden)
-            speed.append(None if row is None or hidden == OUTSIDE else round(float(labels.speed[person, row]), 3))
+            speed.append(None if row is None or hidden == UNTAGGED else round(float(labels.speed[person, row]), 3))
         track = int(labels.track_ids[person])
         out.append(
             {
