@@ -13,13 +13,16 @@ from small_pipelines import NAME, write_dataset, write_pipeline
 from glpose import pretraining
 from glpose.data.dataset import Video, open_video
 from glpose.data.listing import list_videos
+from glpose.data.rendered import Clip
+from glpose.data.rendered.sets import SETS
+from glpose.geometry import crop_frames, frame_to_heatmap
 from glpose.keypoints import COCO_JOINTS, POSETRACK
 from glpose.labelled_people import LabelledPeople, labelled_people
 from glpose.models.checkpoints import load_hrnet, read_metadata, save_checkpoint
 from glpose.models.hrnet import HRNet
 from glpose.options import PoseTrack18Data, PretrainOptions
 from glpose.pretraining import held_out_pck, held_out_pckh, new_network, pretrain
-from glpose.rendered_frames import RenderedFrame, rendered_frames, rendered_people
+from glpose.rendered_frames import RenderedFrame, clip_options, rendered_frames, rendered_people
 from glpose.single_frame import load_single_frame
 from store.errors import CheckpointError, StoreError, TrainingError
 
@@ -81,6 +84,17 @@ def test_learns_and_repeats_whatever_the_workers(frames: list[RenderedFrame], tm
 
 
 @pytest.mark.slow
+def test_it_finds_the_joints_of_those_that_it_has_learnt(frames: list[RenderedFrame], tmp_path: Path) -> None:
+    """Eight people by heart: a joint's x and y, and which joint it is, come out as they were annotated."""
+    still = {"rotation": 0.0, "scale": (1.0, 1.0), "half_body": 0.0, "flip": 0.0}
+    options = TINY.model_copy(update={**still, "steps": 60})
+    people = rendered_people(frames)[:8]
+    model = new_network(options, POSETRACK)
+    pretrain(options, LabelledPeople(options, people, POSETRACK), model, CPU, 1, lambda *_: None, tmp_path / "state")
+    assert held_out_pck(options, model, people, CPU) > 80
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("stages", "crop_size"), [(3, (64, 48)), (4, (64, 32))])
 def test_mean_squared_error_and_both_depths(
     frames: list[RenderedFrame], stages: int, crop_size: tuple[int, int], tmp_path: Path
@@ -132,6 +146,54 @@ def test_held_out_score_tells_poor_networks() -> None:
     found = [held_out_pckh(TINY, model, CPU, clips=6) for _ in range(2)]
     assert found[0] == found[1] and set(found[0]) == {"visible", "hidden"}
     assert all(0 <= value < 30 for value in found[0].values())
+
+
+class Peaks(torch.nn.Module):
+    """Answers one batch after the other with peaks at points (n, J, 2), heatmap px, whatever the crops show."""
+
+    num_joints = JOINTS
+
+    def __init__(self, batches: list[np.ndarray], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.batches, self.size = iter(batches), size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, J, H, W)."""
+        height, width = self.size
+        column, row = (np.floor(next(self.batches) + 0.5).astype(int) % [width, height]).transpose(2, 0, 1)
+        maps = torch.zeros(len(x), JOINTS, height * width)
+        return maps.scatter_(2, torch.from_numpy(row * width + column)[..., None], 1.0).unflatten(2, self.size)
+
+
+def answers(keypoints: list[np.ndarray], boxes: list[np.ndarray], crop_size: tuple[int, int]) -> list[list[np.ndarray]]:
+    """Batches of points: all joints right, half of those that count moved away, of visible as of hidden ones, and all."""
+    size = (crop_size[0] // 4, crop_size[1] // 4)
+    half, away, counts = np.array([size[1], size[0]]) // 2, [], {1: 0, 2: 0}
+    right = [
+        frame_to_heatmap(own[..., :2], crop_frames(of, crop_size, 1.25), size)
+        for own, of in zip(keypoints, boxes, strict=True)
+    ]
+    for points, own in zip(right, keypoints, strict=True):
+        inside = ((points >= 0) & (points < [size[1], size[0]])).all(axis=-1)
+        moved = np.zeros(inside.shape, bool)
+        for flag in counts:
+            counted = inside & (own[..., 2] == flag)
+            moved[counted] = (counts[flag] + np.arange(counted.sum())) % 2 == 1
+            counts[flag] += int(counted.sum())
+        away.append(moved[..., None])
+    assert all(count >= 10 for count in counts.values())
+    some = [points + half * moved for points, moved in zip(right, away, strict=True)]
+    return [right, some, [points + half for points in right]]
+
+
+def test_held_out_pckh_is_the_share_of_joints_found() -> None:
+    options = TINY.model_copy(update={"crop_size": (192, 144)})
+    scenes = [Clip(clip_options(clip, "val"), SETS["val"].seed, clip) for clip in range(2)]
+    labels = [own for clip, scene in enumerate(scenes) if len(own := scene.frame(clip % len(scene))[1])]
+    given = answers([own.keypoints for own in labels], [own.boxes for own in labels], options.crop_size)
+    for batches, wanted in zip(given, (100, 50, 0), strict=True):
+        found = held_out_pckh(options, Peaks(batches, (48, 36)), CPU, clips=2)  # type: ignore[arg-type]
+        assert found == {"visible": pytest.approx(wanted, abs=5), "hidden": pytest.approx(wanted, abs=5)}
 
 
 def test_heatmaps_of_joints_with_the_same_name_are_kept(tmp_path: Path) -> None:
@@ -271,6 +333,16 @@ def test_held_out_people_are_measured(videos: list[Video]) -> None:
     )
     assert first == again and 0 <= first < 60 and 0 <= few <= 100
     assert np.isnan(held_out_pck(DATA, model, [], CPU))
+
+
+def test_held_out_pck_is_the_share_of_joints_found(videos: list[Video]) -> None:
+    people = labelled_people(videos, "eval")
+    parts = [people[start : start + DATA.batch_size] for start in range(0, len(people), DATA.batch_size)]
+    keypoints = [np.stack([own.keypoints for own in part]) for part in parts]
+    boxes = [np.stack([own.box for own in part]) for part in parts]
+    for batches, wanted in zip(answers(keypoints, boxes, DATA.crop_size), (100, 50, 0), strict=True):
+        model = Peaks(batches, (16, 12))
+        assert held_out_pck(DATA, model, people, CPU) == pytest.approx(wanted, abs=2.5)  # type: ignore[arg-type]
 
 
 def test_the_command_trains_on_the_train_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
