@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy_reference as reference
 import pandas as pd
 import pytest
 import torch
@@ -345,6 +346,57 @@ def test_a_training_goes_on_to_the_same_weights(
         finetune(
             split, net, heads, config.finetune, config.train, config.index, CPU, 1, lambda *_: None, tmp_path / "part"
         )
+
+
+@pytest.mark.parametrize(("joints", "least"), [("annotated", 1), ("visible", 2)])
+def test_the_loss_is_that_of_equation_6(
+    project: Path, split: CropSplit, tmp_path: Path, joints: str, least: int
+) -> None:
+    """Of the first step: the heads' heatmaps against Gaussians on the joints that count."""
+    config, (net, heads) = (
+        context(project / "pipelines.yaml", f"train.joints={joints}", "train.sigma=6").config,
+        networks(project),
+    )
+    options = config.finetune.model_copy(update={"batch_size": 4})
+    with contextlib.closing(samples(split, (-1, 1), 2, options, config.train, config.index, 0, 1)) as drawn:
+        batch = next(drawn)
+    with torch.inference_mode():
+        found = forward(net, heads.train(), batch, options, config.index.similarity, CPU).numpy()
+    keypoints = np.stack([sample.keypoints for sample in batch])
+    weight = keypoints[..., 2] >= least
+    assert 0 < weight.sum() < (keypoints[..., 2] > 0).sum() or joints == "annotated"
+    targets = [
+        reference.targets(own[:, :2] / 4, present, (16, 12), config.train.sigma)
+        for own, present in zip(keypoints, weight, strict=True)
+    ]
+    wanted = reference.loss(found, np.array(targets), weight)
+    told: list[float] = []
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        told.append(loss)
+        raise KeyboardInterrupt
+
+    again, same_heads = networks(project)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(split, again, same_heads, options, config.train, config.index, CPU, 1, stop, tmp_path / "state")
+    assert told == [pytest.approx(wanted, rel=1e-4)]
+
+
+def test_learning_rates_rise_and_then_fall_as_a_cosine(
+    project: Path, split: CropSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+    step = torch.optim.Adam.step
+
+    def watched(self: torch.optim.Adam, *arguments: Any) -> None:
+        seen.append([group["lr"] for group in self.param_groups])
+        step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    train(project, split, tmp_path / "state", lr=1e-3, backbone_lr=1e-5, lr_decay=0.5)
+    peaks, steps = np.array([1e-3, 1e-5, 5e-6, 2.5e-6]), math.ceil(len(split.annotated(1)) / 2)
+    factors = [1.0, *(0.5 * (1 + math.cos(math.pi * at / (steps - 1))) for at in range(steps - 1))]
+    np.testing.assert_allclose(seen, np.array(factors)[:, None] * peaks)
 
 
 def test_memory_is_saved_without_another_result(project: Path, split: CropSplit, tmp_path: Path) -> None:
