@@ -82,6 +82,9 @@ def test_training_together_learns_as_one_process_does(tmp_path: Path) -> None:
     losses = [line.loss for line in alone.log]
     assert first["losses"][-1] < 0.6 * first["losses"][0]
     assert first["losses"] == pytest.approx(losses, rel=0.25)
+    for name, tensor in alone.model.state_dict().items():
+        if "running" in name:  # means of the processes', not sums, which grow with every epoch
+            assert (first["model"][name] - tensor).norm() < tensor.norm(), name
 
 
 def test_an_interrupted_training_goes_on_together(tmp_path: Path) -> None:
