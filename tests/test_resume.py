@@ -15,13 +15,27 @@ import numpy_reference as reference
 import pytest
 import torch
 from small_pipelines import attempts, finish_project, glpose_stage
-from training_problem import GRID, HEADS, INDEX, JOINT_SET, drawn, in_windows, nobody, options, problem, same
+from training_problem import (
+    CHANNELS,
+    GRID,
+    HEADS,
+    INDEX,
+    JOINT_SET,
+    JOINTS,
+    drawn,
+    in_windows,
+    nobody,
+    options,
+    problem,
+    same,
+)
 
 import store
 from glpose.data.windows import SplitFeatures
 from glpose.examples import Examples, make_examples
 from glpose.models.checkpoints import load_heads
 from glpose.options import HeadOptions, TrainOptions
+from glpose.ranks import Ranks
 from glpose.references import head_inputs, in_window
 from glpose.training import Trained, train_heads
 from glpose.training_log import Progress
@@ -122,6 +136,56 @@ def test_a_state_of_another_training_is_not_used(tmp_path: Path) -> None:
     for variants, own in (({"both": HEADS}, FIVE), ({"other": HEADS}, FIVE), ({"both": VARIANTS["near"]}, FIVE)):
         name = next(iter(variants))
         assert same(train(learnt, variants, own, state=state)[name].model, train(learnt, variants, own)[name].model)
+
+
+class OneOfTwo(Ranks):
+    """The first of two processes, of which the second does the very same."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+
+    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """As it is."""
+        return model
+
+    def most(self, value: int) -> int:
+        """Its own."""
+        return value
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Twice its own."""
+        return 2 * tensor
+
+    def from_first(self, value: Any) -> Any:
+        """Its own."""
+        return value
+
+
+@pytest.mark.parametrize("changed", ["nothing", "index", "features", "layer", "split", "window", "processes"])
+def test_a_state_made_under_other_conditions_is_not_used(tmp_path: Path, changed: str) -> None:
+    """Heads are trained anew then; where nothing has changed, they are there."""
+    torch.manual_seed(0)
+    layer, other_layer = torch.nn.Conv2d(CHANNELS, JOINTS, 1), torch.nn.Conv2d(CHANNELS, JOINTS, 1)
+    heads, own, state = HEADS.model_copy(update={"prior": "key"}), options(epochs=1), tmp_path / "state"
+    split = problem({"a": 4})
+    train_heads(examples(split, own), {"a": heads}, own, INDEX, lambda _: None, layer=layer, state=state)
+    splits = {
+        "features": replace(split, schema=split.schema.model_copy(update={"space": "another"})),
+        "split": problem({"b": 4}),
+        "window": in_windows(split, 8, "disk"),
+    }
+    told: list[Progress] = []
+    train_heads(
+        examples(splits.get(changed, split), own),
+        {"a": heads},
+        own,
+        INDEX.model_copy(update={"exclude_window": 0}) if changed == "index" else INDEX,
+        told.append,
+        layer=other_layer if changed == "layer" else layer,
+        state=state,
+        ranks=OneOfTwo() if changed == "processes" else None,
+    )
+    assert bool(told) == (changed != "nothing")
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", bytes(1000)])
