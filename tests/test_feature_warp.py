@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_problem import HEADS, JOINT_SET, problem, same, trained
+from training_problem import HEADS, INDEX, JOINT_SET, drawn, options, problem, same, trained, with_keypoints
 
+from glpose.batches import make_batch, portions
+from glpose.examples import make_examples
 from glpose.feature_warp import draw_warps, warp_maps, warp_points
 from glpose.options import WarpOptions
 from glpose.targets import draw_targets
@@ -73,6 +75,30 @@ def test_points_that_leave_the_grid_do_not_count() -> None:
     affines = torch.tensor([[[1.0, 0.0, 10.0], [0.0, 1.0, 0.0]]])
     moved, weight = warp_points(torch.tensor([[[2.0, 3.0], [9.0, 3.0]]]), torch.ones(1, 2), affines, [0, 1], SIZE)
     assert weight.tolist() == [[1, 0]] and moved[0, 0].tolist() == [12, 3]
+
+
+def test_key_and_local_maps_of_a_batch_are_warped_alike_and_references_not() -> None:
+    split = problem()
+    seen = [points * [[1, 1, row % 2], [1, 1, 1], [1, 1, 1]] for row, points in enumerate(split.table["keypoints"])]
+    split, rows = with_keypoints(split, seen), np.array([0, 1, 5, 9])
+    batches = []
+    for changes in ({}, {"augment": "warp", "warp": STILL.model_copy(update={"flip": 1.0})}):
+        own = options(redraw_pool=False, **changes)
+        examples = make_examples(split, drawn(split), JOINT_SET, own)
+        (portion,) = portions(examples, {"only": HEADS}, own, INDEX, 99, {1: 1})
+        batches.append(make_batch(examples, portion, rows, False, own, (0,)))
+    plain, mirrored = batches
+    for name in ("key", "local"):
+        a, b = getattr(plain.inputs, name), getattr(mirrored.inputs, name)
+        torch.testing.assert_close(b, a.flip(-1), atol=1e-4, rtol=0)
+        assert (b - a).abs().max() > 1
+    assert torch.equal(mirrored.inputs.references, plain.inputs.references)
+    order = JOINT_SET.flip_order
+    torch.testing.assert_close(mirrored.weight, plain.weight[:, order])
+    torch.testing.assert_close(mirrored.points[..., 0], SIZE[1] - 1 - plain.points[:, order, 0])
+    torch.testing.assert_close(mirrored.points[..., 1], plain.points[:, order, 1])
+    torch.testing.assert_close(mirrored.targets, plain.targets[:, order].flip(-1))
+    assert (plain.weight == 0).any() and (plain.weight > 0).any()
 
 
 def test_training_on_warped_features_learns_and_repeats() -> None:
