@@ -9,7 +9,9 @@ import pytest
 import torch
 from small_pipelines import commit_digests, context, glpose_stage, write_backbone, write_dataset, write_pipeline
 from torch import nn
+from training_problem import HEADS, INDEX, JOINT_SET, drawn, options, problem
 
+from glpose.examples import make_examples
 from glpose.heatmaps import decode_argmax
 from glpose.keypoints import JHMDB, POSETRACK
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, read_state_dict, save_checkpoint
@@ -19,6 +21,7 @@ from glpose.models.prior import FLOOR, SURE, Prior
 from glpose.options import HeadOptions
 from glpose.single_frame import feature_layer, load_single_frame
 from glpose.targets import draw_targets, heatmap_loss
+from glpose.training import train_heads
 from stages.last_layer import heads_layer
 from stages.train import CHECKPOINTS
 from store.errors import CheckpointError
@@ -98,6 +101,16 @@ def test_it_starts_from_what_the_layer_says() -> None:
     everywhere = torch.ones(1, JOINTS)
     assert heatmap_loss(found, target, everywhere) < 0.03 * heatmap_loss(0 * target, target, everywhere)
     assert 0.8 < float(found.max()) < 1.2
+
+
+def test_training_starts_it_as_the_grid_is_wide() -> None:
+    """On 18 columns: as high as targets of sigma 6 (of 72 columns) expect, the key frame blurred by 0.35 px of 36."""
+    split, own, layer = problem({"a": 3}), options(epochs=1, lr=1e-30), nn.Conv2d(CHANNELS, JOINTS, 1)
+    heads, examples = HEADS.model_copy(update={"prior": "key"}), make_examples(split, drawn(split), JOINT_SET, own)
+    prior = train_heads(examples, {"a": heads}, own, INDEX, lambda _: None, layer=layer)["a"].model.prior
+    assert prior is not None and split.schema.width == 18 and torch.equal(prior.layer.weight, layer.weight)
+    assert prior.height.item() == pytest.approx(2 * np.pi * (6 * 18 / 72) ** 2)
+    assert prior.log_sigma[0].exp().tolist() == pytest.approx([0.35 * 18 / 36] * JOINTS)
 
 
 def test_a_sure_frame_outweighs_an_unsure_one() -> None:
