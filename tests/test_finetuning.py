@@ -382,6 +382,17 @@ def test_the_loss_is_that_of_equation_6(
     assert told == [pytest.approx(wanted, rel=1e-4)]
 
 
+def test_layers_compute_in_the_precision_asked_for(project: Path, split: CropSplit, tmp_path: Path) -> None:
+    told: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    few = [own if row < 4 else None for row, own in enumerate(split.table["keypoints"])]
+    few_people = replace(split, table=split.table.assign(keypoints=pd.Series(few, dtype=object)))
+    for precision, losses in told.items():
+        report = lambda step, steps, loss, losses=losses: losses.append(loss)  # noqa: E731
+        train(project, few_people, tmp_path / precision, report=report, precision=precision)
+    (exact,), (rounded,) = told["float32"], told["bfloat16"]
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+
+
 def test_learning_rates_rise_and_then_fall_as_a_cosine(
     project: Path, split: CropSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,14 @@ def test_mean_squared_error_and_both_depths(
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
 
 
+def test_layers_compute_in_the_precision_asked_for(videos: list[Video], tmp_path: Path) -> None:
+    first = {}
+    for precision in ("float32", "bfloat16"):
+        options = DATA.model_copy(update={"steps": 1, "precision": precision})
+        [first[precision]] = run(options, of_data(videos, options), tmp_path / precision)[1]
+    assert first["bfloat16"] == pytest.approx(first["float32"], rel=0.02) and first["bfloat16"] != first["float32"]
+
+
 def test_new_network_starts_lively_and_the_same_for_one_seed() -> None:
     images = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     first, again, other = (
@@ -166,7 +174,7 @@ class Peaks(torch.nn.Module):
 
 
 def answers(keypoints: list[np.ndarray], boxes: list[np.ndarray], crop_size: tuple[int, int]) -> list[list[np.ndarray]]:
-    """Batches of points: all joints right, half of those that count moved away, of visible as of hidden ones, and all."""
+    """Batches of points: all right, half of those that count moved away, of visible as of hidden joints, and all."""
     size = (crop_size[0] // 4, crop_size[1] // 4)
     half, away, counts = np.array([size[1], size[0]]) // 2, [], {1: 0, 2: 0}
     right = [

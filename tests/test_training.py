@@ -58,6 +58,14 @@ def test_learns_where_the_joints_are(precision: str) -> None:
     np.testing.assert_allclose(poses[..., :2], alone[..., :2])
 
 
+def test_layers_compute_in_the_precision_asked_for() -> None:
+    features = problem({"a": 4})
+    (exact,), (rounded,) = (
+        trained(features, epochs=1, batch_size=8, precision=precision)[1] for precision in ("float32", "bfloat16")
+    )
+    assert rounded == pytest.approx(exact, rel=0.02) and rounded != exact
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"k": 0}, {"n": 0}, {"k": 0, "n": 0, "enhancement": False}, {"per_channel": True}],
