@@ -6,17 +6,19 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy_reference as reference
 import pytest
 import torch
 from torch import Tensor, nn
 
 from glpose.models.checkpoints import feature_tensors
-from glpose.models.hrnet import HRNet, fold_batch_norm, init_weights
+from glpose.models.hrnet import FusionModule, HRNet, fold_batch_norm, init_weights
 from store.errors import CheckpointError
 
+Network = TypeVar("Network", bound=nn.Module)
 CROPS = {48: (384, 288), 32: (256, 192)}  # width -> (H, W) of the reference inputs
 
 
@@ -50,7 +52,7 @@ def relative_l2(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
     return float(np.linalg.norm(x - y) / np.linalg.norm(y))
 
 
-def lively(model: HRNet, seed: int = 0) -> HRNet:
+def lively(model: Network, seed: int = 0) -> Network:
     """The network in eval mode with random weights that keep signals alive, and batch norms that are no identities."""
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -129,6 +131,25 @@ def test_features_are_what_the_full_forward_passes_through(small: HRNet) -> None
     assert [len(branches) for branches in seen] == [3]
     assert torch.equal(features, seen[0][0])
     assert features.min() >= 0 < features.std()
+
+
+def test_coarser_branches_are_added_pixel_by_pixel() -> None:
+    """Row 0 of a fusion: each coarser branch through a 1x1 convolution and batch norm, every pixel repeated."""
+    fusion = lively(FusionModule([2, 3, 4]))
+    xs = [
+        torch.randn(1, c, 8 // 2**b, 12 // 2**b, generator=torch.Generator().manual_seed(b))
+        for b, c in enumerate([2, 3, 4])
+    ]
+    with torch.inference_mode():
+        found = fusion(xs, rows=1)[0][0].double().numpy()
+        branches = [branch(x)[0].double().numpy() for branch, x in zip(fusion.branches, xs, strict=True)]
+    weights = {name: tensor.double().numpy() for name, tensor in fusion.state_dict().items()}
+    wanted = branches[0]
+    for b in (1, 2):
+        mixed = reference.conv(branches[b], weights[f"fuse_layers.0.{b}.0.weight"])
+        mixed = reference.batch_norm(mixed, weights, f"fuse_layers.0.{b}.1")
+        wanted = wanted + mixed.repeat(2**b, axis=1).repeat(2**b, axis=2)
+    np.testing.assert_allclose(found, np.maximum(wanted, 0), atol=1e-5)
 
 
 def test_features_compute_only_what_branch_zero_needs(small: HRNet) -> None:
