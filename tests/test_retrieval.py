@@ -201,6 +201,22 @@ def test_all_in_scope_honour_the_score(scope: str, few: int, monkeypatch: pytest
     check(found, EMBEDDINGS, allowed, 6)
 
 
+def test_of_equals_the_first_of_the_pool_comes_first() -> None:
+    """Embeddings of few kinds: within a kind each pool's own order decides."""
+    chosen, alike = options(pool=40, n=40), np.ones_like(EMBEDDINGS)
+    alike[::3], alike[1::5] = 2, 3
+    gallery = make_gallery(TABLE, alike, chosen)
+    with mock.patch("glpose.retrieval.cheapest", lambda pools, *_: Neighbours(pools, np.zeros(pools.shape))):
+        drawn = find_references(gallery, "a", chosen, 40).rows
+    check(find_references(gallery, "a", chosen, 40), alike, [pool[pool >= 0].tolist() for pool in drawn], 40)
+
+
+def test_a_score_of_exactly_the_least_is_enough() -> None:
+    chosen = options(min_score=float(TABLE["score"].iat[3]))
+    assert 3 in make_gallery(TABLE, EMBEDDINGS, chosen).eligible
+    assert (everyone(chosen.model_copy(update={"pool": "all"}), 40).rows == 3).any()
+
+
 @pytest.mark.parametrize("few", [0, 1 << 20])
 def test_a_video_without_candidates(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.index, "FEW", few)
