@@ -22,8 +22,11 @@ from test_detect_stage import BRIGHT, write_videos
 import glpose
 import store
 from glpose.data.video import open_frames
+from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import read_metadata, read_state_dict, save_checkpoint
 from glpose.options import DEMO_CLIPS
+from glpose.prediction_files import write_files
+from glpose.predictor import Prediction
 from glpose.streaming import stream_poses
 from glpose.trained_on import read_trained_on
 from stages.cli import main
@@ -141,21 +144,42 @@ def test_the_json_files_say_what_the_table_says(done: Path) -> None:
     np.testing.assert_allclose([own["keypoint_scores"][nose] for own in people], table["nose_score"], rtol=1e-5)
 
 
-def test_coco_tools_and_our_own_scorer_read_them(done: Path, tmp_path: Path) -> None:
+def test_coco_tools_read_them(done: Path) -> None:
     from pycocotools.coco import COCO
-
-    from glpose.metrics import posetrack
 
     with contextlib.redirect_stdout(io.StringIO()):
         assert len(COCO(str(done / "coco.json")).getAnnIds()) > 0
+
+
+def test_our_own_scorer_gives_everything_to_the_annotated_poses(done: Path, tmp_path: Path) -> None:
+    """Written as predicted poses are: all right; and untrained heads' are not."""
+    from glpose.metrics import posetrack
+
     notes = json.loads((DEMO_CLIPS / "annotations" / "eval" / f"{CLIP}.json").read_text())
+    frames = {image["id"]: number for number, image in enumerate(notes["images"])}
+    people = sorted(notes["annotations"], key=lambda own: frames[own["image_id"]])
+    columns = [notes["categories"][0]["keypoints"].index(joint) for joint in POSETRACK.joints]
+    points = np.array([own["keypoints"] for own in people]).reshape(-1, 17, 3)[:, columns, :2]
+    low = np.array([own["bbox"][:2] for own in people])
+    boxes = np.hstack([low, low + [own["bbox"][2:] for own in people]])
+    table = pd.DataFrame(boxes, columns=BOX).assign(
+        video=CLIP, frame=[frames[own["image_id"]] for own in people], person=[own["track_id"] for own in people],
+        score=1.0,
+    )  # fmt: skip
+    poses = np.concatenate([points, points.any(axis=2, keepdims=True)], axis=2)  # absent joints score 0
+    scores, source = np.ones(len(table)), open_frames(CLIP, MOVIE)
+    truth = Prediction(CLIP, source, np.arange(20), 25.0, table, poses, scores, POSETRACK, {}, [], {})
+    for name in ("truth", "perfect", "found"):
+        (tmp_path / name).mkdir()
     for number, image in enumerate(notes["images"]):
         image["file_name"] = f"{CLIP}/{number:06d}.jpg"
-    for folder in ("truth", "found"):
-        (tmp_path / folder).mkdir()
     (tmp_path / "truth" / "a.json").write_text(json.dumps(notes))
+    write_files(tmp_path, truth, lambda *_: None, video=False, boxes=False)
+    shutil.copy(tmp_path / "posetrack.json", tmp_path / "perfect" / "a.json")
     shutil.copy(done / "posetrack.json", tmp_path / "found" / "a.json")
-    assert 0 <= posetrack.evaluate(tmp_path / "truth", tmp_path / "found").mean <= 100
+    perfect, found = (posetrack.evaluate(tmp_path / "truth", tmp_path / name) for name in ("perfect", "found"))
+    assert perfect.mean == pytest.approx(100) and not perfect.problems
+    assert 0 <= found.mean < 60 and not found.problems
 
 
 def test_poses_are_those_of_eval(project: Path, weights: dict[str, Any], tmp_path: Path) -> None:
@@ -178,6 +202,44 @@ def test_people_streamed_from_the_store_are_those_of_the_whole_split(project: Pa
     for rows, own in stream_poses(model, features, table, split.references, extract, "product", batch_size):
         poses[rows] = own
     np.testing.assert_allclose(poses, expected, atol=1e-4)
+
+
+def test_dark_decodes_by_the_sigma_that_heads_were_trained_with(project: Path) -> None:
+    from glpose.evaluation import Decoding, predict_poses
+    from stages.evaluate import predict, trained_heads
+
+    trained = project / "work" / "train" / "latest" / "glpose"
+    config = context(project / "pipelines.yaml", "eval.decode=dark", "train.sigma=6").config
+    split = load_split(context(project / "pipelines.yaml"), "eval", k=1, n=2)
+    model = trained_heads(config, split, trained)
+    (wide, narrow) = (
+        predict_poses(model, split.features, split.references, "product", 64, ways=[Decoding("dark")], sigma=sigma)[0]
+        for sigma in (6.0, 3.0)
+    )
+    np.testing.assert_allclose(predict(config, split, trained)[-1], wide, atol=1e-5)
+    assert np.abs(wide - narrow).max() > 0.1
+
+
+@pytest.mark.slow
+def test_weights_that_ship_find_people_and_joints() -> None:
+    """On a clip that they were not trained on, seen with them: 84 % of the people, 71 % of the visible joints."""
+    notes = json.loads((DEMO_CLIPS / "annotations" / "eval" / f"{CLIP}.json").read_text())
+    frames = {image["id"]: number for number, image in enumerate(notes["images"])}
+    names = notes["categories"][0]["keypoints"]
+    table = glpose.predict(MOVIE)
+    people, joints = [], []
+    for own in notes["annotations"]:
+        there = table.loc[table["frame"] == frames[own["image_id"]]]
+        low, size = np.array(own["bbox"][:2]), np.array(own["bbox"][2:])
+        boxes = there[BOX].to_numpy()
+        shared = (np.minimum(boxes[:, 2:], low + size) - np.maximum(boxes[:, :2], low)).clip(0).prod(axis=1)
+        overlap = shared / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + size.prod() - shared)
+        people.append(overlap.max(initial=0) > 0.5)
+        for name, (x, y, visible) in zip(names, np.reshape(own["keypoints"], (-1, 3)), strict=True):
+            if visible and name in POSETRACK.joints:
+                found = people[-1] and there[[f"{name}_x", f"{name}_y"]].to_numpy()[overlap.argmax()]
+                joints.append(people[-1] and np.linalg.norm(found - [x, y]) <= 0.1 * size.max())
+    assert len(people) == 74 and np.mean(people) > 0.55 and np.mean(joints) > 0.45
 
 
 # -------------------------------------------------------------------------------------------------------- which frames
