@@ -21,12 +21,13 @@ QUIET = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A Chromium; the test is skipped where there is none."""
+    """A Chromium: the machine's, else Playwright's own; the test is skipped where there is neither."""
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
     found = next(filter(None, map(shutil.which, filter(None, names))), None)
-    if found is None:
-        pytest.skip("needs Chromium: none is on the PATH or named by CHROMIUM")
     with sync_playwright() as driver:
+        found = found or driver.chromium.executable_path
+        if not Path(found).exists():
+            pytest.skip("needs Chromium, named by CHROMIUM or on the PATH, or `playwright install chromium`")
         yield driver.chromium.launch(executable_path=found, args=QUIET)
 
 
