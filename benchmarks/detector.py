@@ -31,7 +31,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import cv2
 import numpy as np
 import torch
-from measuring import Entry, at_most, cpu_seconds, report, unmeasured
+from measuring import Entry, at_most, cpu_seconds, report, unmeasured, without_gpu
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import box_iou
@@ -102,7 +102,7 @@ def gpu_speed(repeats: int) -> dict[str, Entry]:
     """Seconds of our settings on the GPU over those of Faster R-CNN v2."""
     name = "detector_gpu_vs_faster_rcnn_v2"
     if not torch.cuda.is_available():
-        return {name: unmeasured(RATIO, "no GPU at hand")}
+        return {name: without_gpu()}
     image, device = blocks(HEIGHT, WIDTH), torch.device("cuda")
     theirs = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval().to(device)
     ours = CascadeRCNN("resnet50").eval().to(device)

@@ -27,7 +27,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import cv2
 import numpy as np
 import torch
-from measuring import Entry, at_least, at_most, cpu_seconds, report, unmeasured
+from measuring import Entry, at_least, at_most, cpu_seconds, report, unmeasured, without_gpu
 from rich.console import Console
 
 from glpose.data.dataset import open_video
@@ -254,7 +254,7 @@ def main() -> int:
             share, note = stage_share(Path(folder) / "data_gpu", checkpoint, "cuda", options.repeats)
             entries["extract_gpu_stage_vs_network"] = at_least(share, STAGE_SHARE, note)
         else:
-            entries["extract_gpu_stage_vs_network"] = unmeasured(STAGE_SHARE, "no GPU at hand")
+            entries["extract_gpu_stage_vs_network"] = without_gpu()
         entries |= bfloat16_error(options.clip, {"demo": "demo", "w48_random": str(checkpoint)})
     return report(entries, options.json)
 

@@ -28,7 +28,7 @@ import faiss
 import numpy as np
 import pandas as pd
 import torch
-from measuring import Entry, at_most, cpu_seconds, report, unmeasured
+from measuring import Entry, at_most, cpu_seconds, report, without_gpu
 
 from glpose.options import IndexOptions
 from glpose.retrieval import Gallery, Neighbours, excluded_range, find_references, make_gallery
@@ -184,7 +184,7 @@ def information(value: float, note: str) -> Entry:
 def on_gpu(people: People) -> Entry:
     """All queries on the GPU, both ways, on the clock."""
     if not faiss.get_num_gpus() or not torch.cuda.is_available():
-        return unmeasured(1.0, "no GPU at hand")
+        return without_gpu()
     there = People(people.table, people.embeddings, people.frames.cuda(), people.vectors.cuda())
 
     def clock() -> float:

@@ -70,5 +70,10 @@ def at_least(value: float, target: float, note: str) -> Entry:
 
 
 def unmeasured(target: float, note: str) -> Entry:
-    """An entry without a value."""
+    """An entry without a value: its target is not met."""
     return {"value": None, "target": target, "ok": False, "note": f"unmeasured: {note}"}
+
+
+def without_gpu() -> Entry:
+    """An entry that needs a GPU, where there is none: for information."""
+    return {"value": None, "target": None, "ok": True, "note": "unmeasured: no GPU at hand"}

@@ -1,10 +1,10 @@
 """Training steps of heads without subnormal numbers, against the same steps with PyTorch's softmax in its place.
 
-    glpose-stage index -p demo
+    glpose-stage run -p demo
     python benchmarks/softmax.py [--work work/demo] [--json FILE] [--repeats N]
 
-A batch of four people of each training clip of the demo, with their references, as stored; heads as `train` makes them,
-one thread.
+The first command's detect, extract and index are what is needed of it. A batch of four people of each training clip of
+the demo, with their references, as stored; heads as `train` makes them, one thread.
 """
 
 from __future__ import annotations
