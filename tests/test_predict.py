@@ -239,7 +239,7 @@ def test_weights_that_ship_find_people_and_joints() -> None:
             if visible and name in POSETRACK.joints:
                 found = people[-1] and there[[f"{name}_x", f"{name}_y"]].to_numpy()[overlap.argmax()]
                 joints.append(people[-1] and np.linalg.norm(found - [x, y]) <= 0.1 * size.max())
-    assert len(people) == 74 and np.mean(people) > 0.55 and np.mean(joints) > 0.45
+    assert len(people) == 74 and np.mean(people) > 0.7 and np.mean(joints) > 0.6
 
 
 # -------------------------------------------------------------------------------------------------------- which frames
