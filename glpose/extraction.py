@@ -75,16 +75,19 @@ def load_backbone(options: ExtractOptions, device: torch.device) -> Backbone:
 
 
 def feature_schema(
-    options: ExtractOptions, backbone: Backbone, views: int = 1, mirrored: int | None = None
+    options: ExtractOptions, backbone: Backbone, views: int = 1, mirrored: int | None = None, *, causal: bool = False
 ) -> FeatureSchema:
-    """How a video's features of this backbone are stored. views, mirrored: see `glpose.views.planned_views`."""
+    """How a video's features of this backbone are stored. views, mirrored: see `glpose.views.planned_views`.
+
+    causal: of the local frames those before the key frame alone.
+    """
     height, width = options.crop_size
     return FeatureSchema(
         channels=backbone.net.width,
         height=height // STRIDE,
         width=width // STRIDE,
         stride=STRIDE,
-        offsets=local_offsets(options.k),
+        offsets=local_offsets(options.k)[: options.k if causal else None],
         views=views,
         mirrored=mirrored,
         dtype=options.dtype,
@@ -122,8 +125,12 @@ def extract_video(
     batch_size: int,
     unreadable: Sequence[int] = (),
     affines: np.ndarray | None = None,
+    *,
+    causal: bool = False,
 ) -> Generator[tuple[np.ndarray, np.ndarray]]:
     """Yield, proposal by proposal, key maps (V, C, H, W) and local maps (V, 2k, C, H, W), float32.
+
+    causal: k local maps, of the frames before the key frame alone.
 
     frames: (P,) rising key frames. boxes: (P, 4) xyxy, frame px. affines: (P, V, 2, 3), frame px to crop px of every
     view; by default the clean crops of the boxes alone, V = 1. The same crop is cut from every local frame; for
@@ -134,6 +141,7 @@ def extract_video(
     if affines is None:
         affines = box_affines(boxes, options.crop_size, options.crop_scale)[:, None]
     sources = source_frames(frames, len(source.names), options.k, options.edge, unreadable)
+    sources = sources[:, : 1 + options.k] if causal else sources  # which come first
     views = affines.shape[1]
     maps: dict[int, np.ndarray] = {}  # proposal -> (V, 1 + 2k, C, H, W), until every slot is filled
     missing: dict[int, int] = {}

@@ -205,11 +205,13 @@ class Predictor:
         self, video: Video, table: pd.DataFrame, unreadable: dict[int, str], boxes: _Made, work: Path, report: Report
     ) -> VideoFeatures:
         """The features of the video's proposals."""
-        options, schema = self.extract, feature_schema(self.extract, self.backbone)
+        options, causal = self.extract, self.model.options.causal
+        schema = feature_schema(options, self.backbone, causal=causal)
         affines = box_affines(table[BOX].to_numpy(), options.crop_size, options.crop_scale)[:, None]
 
         def make(attempt: Attempt) -> None:
-            needed, free = len(table) * (1 + 2 * options.k) * map_bytes(schema), shutil.disk_usage(work).free
+            maps_each = 1 + len(schema.offsets)
+            needed, free = len(table) * maps_each * map_bytes(schema), shutil.disk_usage(work).free
             if needed > free:
                 raise DiskFull(
                     f"the features of {len(table)} people of {video.name!r} take {needed / 1e9:.1f} GB, {work} has "
@@ -217,7 +219,7 @@ class Predictor:
                 )
             maps = extract_video(
                 video.name, video.frames, table["frame"].to_numpy(), table[BOX].to_numpy(), self.backbone, options,
-                self.runtime.batch_size, list(unreadable), affines,
+                self.runtime.batch_size, list(unreadable), affines, causal=causal,
             )  # fmt: skip
             for proposal in store_features(attempt.path, video.name, schema, affines, maps):
                 report("features", proposal + 1, len(table))
@@ -232,6 +234,7 @@ class Predictor:
     def _records(self) -> dict[str, Record]:
         """What boxes and features depend on, beside the videos."""
         extract = {**self.extract.model_dump(mode="json", exclude={"checkpoint"}), "space": self.backbone.space}
+        extract |= {"causal": True} if self.model.options.causal else {}
         detected = make_record("detect", VERSION, self._boxes_from, {})
         return {"detect": detected, "extract": make_record("extract", VERSION, extract, {"detect": detected})}
 

@@ -16,7 +16,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from small_pipelines import check_predict_says_what_eval_said, context, finish_project, snapshot
+from small_pipelines import (
+    check_predict_says_what_eval_said,
+    context,
+    finish_project,
+    glpose_stage,
+    snapshot,
+    write_dataset,
+    write_pipeline,
+)
 from test_detect_stage import BRIGHT, write_videos
 
 import glpose
@@ -184,6 +192,23 @@ def test_our_own_scorer_gives_everything_to_the_annotated_poses(done: Path, tmp_
 
 def test_poses_are_those_of_eval(project: Path, weights: dict[str, Any], tmp_path: Path) -> None:
     check_predict_says_what_eval_said(project, weights["backbone"], tmp_path)
+
+
+def test_causal_heads_have_features_of_earlier_frames_alone(boxes: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    heads = {"k": 1, "n": 2, "blocks": 1, "causal": True}
+    train = {"epochs": 1, "batch_size": 4, "milestones": [], "heads": heads}
+    config = write_pipeline(tmp_path, train=train, index={"causal": True})
+    code, printed = glpose_stage(config, "run")
+    assert code == 0, printed
+    own = {
+        "heads": tmp_path / "work" / "train" / "latest" / "glpose" / "heads.safetensors",
+        "backbone": tmp_path / "backbone.safetensors",
+    }
+    check_predict_says_what_eval_said(tmp_path, str(own["backbone"]), tmp_path)
+    work = tmp_path / "kept"
+    assert run(MOVIE, "--no-video", out=tmp_path / "a", boxes=boxes, end=6, work=work, **own)[0] == 0
+    assert store.open(work).features(CLIP).schema.offsets == (-1,)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
