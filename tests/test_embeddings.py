@@ -27,7 +27,7 @@ from glpose.references import references_of, stored_references
 from glpose.retrieval import make_gallery
 from glpose.single_frame import feature_layer
 from stages.evidence import row_references
-from stages.train import load_split
+from stages.train import load_examples, load_split
 
 JOINTS, GRID = 3, (16, 12)
 POSES = IndexOptions(embedding="pose")
@@ -138,11 +138,11 @@ def test_index_ranks_by_pose(config: Path) -> None:
 def test_pools_are_drawn_again_by_pose(config: Path) -> None:
     """What training draws in epoch 0 is what `index` stored."""
     own = context(config, *SETTINGS)
-    split = load_split(own, "train", k=1, n=2)
-    gallery = make_gallery(split.features.table, split.features.embedding, own.config.index)
-    drawn = references_of(gallery, split.features.spans, own.config.index, 2)
-    np.testing.assert_array_equal(drawn.rows, split.references.rows)
-    np.testing.assert_allclose(drawn.similarity, split.references.similarity, rtol=1e-5)
+    learnt = load_examples(own, [HeadOptions(k=1, n=2)])
+    gallery = make_gallery(learnt.split.table, learnt.split.embedding, own.config.index)
+    drawn = references_of(gallery, learnt.split.spans, own.config.index, 2)
+    np.testing.assert_array_equal(drawn.rows, learnt.fixed.rows)
+    np.testing.assert_allclose(drawn.similarity, learnt.fixed.similarity, rtol=1e-5)
 
 
 def test_pooled_features_stay_what_they_were(config: Path) -> None:

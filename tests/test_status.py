@@ -272,7 +272,7 @@ def test_video_files_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> int:
         raise AssertionError("a video was decoded")
 
-    monkeypatch.setattr(video_module, "_count_frames", refuse)
+    monkeypatch.setattr(video_module, "measure_video", refuse)
     cells, _, forecast = shown(tmp_path)
     assert {stage: counts(cells, stage) for stage in ("detect", "extract", "index")} == dict.fromkeys(
         ("detect", "extract", "index"), (1, 0, 0, 0)
@@ -289,5 +289,5 @@ def test_clips_in_mp4_are_not_decoded(tmp_path: Path, monkeypatch: pytest.Monkey
     config = write_pipeline(tmp_path, {**RENDERED, "encoding": "mp4"})
     for stage in ("render", "detect"):
         assert glpose_stage(config, stage)[0] == 0
-    monkeypatch.setattr(video_module, "_count_frames", lambda *_: pytest.fail("a video was decoded"))
+    monkeypatch.setattr(video_module, "measure_video", lambda *_: pytest.fail("a video was decoded"))
     assert counts(shown(tmp_path)[0], "detect") == (3, 0, 0, 0)
