@@ -701,10 +701,11 @@ class RuntimeOptions(Options):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of torch; null: its own choice, at most the cores given"
     )
-    workers: int = Field(
-        default=1,
+    workers: int | None = Field(
+        default=None,
         ge=1,
-        description="processes that draw rendered frames, threads that read frames or crops",
+        description="of pretrain, train-detector and finetune: processes that draw frames, threads that read frames or "
+        "crops; null: one for each core given",
     )
     together: int | None = Field(
         default=None, ge=1, description="rows of an ablation trained in one pass over the features; null: all of a seed"

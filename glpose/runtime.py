@@ -33,6 +33,11 @@ def choose_device(options: RuntimeOptions) -> torch.device:
         raise ConfigError(f"runtime.device = {options.device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
+def workers_taken(options: RuntimeOptions) -> int:
+    """Processes that draw frames and threads that read them: as many as asked for, or one for each core given."""
+    return options.workers or given_cores()
+
+
 def given_cores(quota: Path = CPU_QUOTA) -> int:
     """Cores that this process may use, at least 1: by its affinity and its container's quota, not the machine's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

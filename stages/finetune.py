@@ -20,7 +20,7 @@ from glpose.models.checkpoints import feature_tensors, load_heads, read_metadata
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet
 from glpose.retrieval import make_gallery
-from glpose.runtime import choose_device
+from glpose.runtime import choose_device, workers_taken
 from stages.config import PipelineConfig
 from stages.console import say, training_bar
 from stages.crops import open_crops, train_proposals
@@ -69,8 +69,8 @@ def finetune(context: Context, out: Path, console: Console) -> Path:
             told(step, steps, f"loss {loss:.4g}, {speed:.3g} samples/s")
 
         train_network(
-            split, net, heads, config.finetune, config.train, config.index, device, config.runtime.workers, report,
-            out / STATE,
+            split, net, heads, config.finetune, config.train, config.index, device, workers_taken(config.runtime),
+            report, out / STATE,
         )  # fmt: skip
     _write(config, out, net, heads, metadata)
     (out / STATE).unlink(missing_ok=True)

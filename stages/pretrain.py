@@ -17,7 +17,7 @@ from glpose.options import PretrainOptions
 from glpose.pretraining import held_out_pck, held_out_pckh, new_network
 from glpose.pretraining import pretrain as train_network
 from glpose.rendered_frames import rendered_people
-from glpose.runtime import choose_device
+from glpose.runtime import choose_device, workers_taken
 from stages.console import say, training_bar
 from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
@@ -32,7 +32,7 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     if out.exists():
         raise StoreError(f"{out} exists already: name another with --out, or delete it")
     options, runtime = context.config.pretrain, context.config.runtime
-    device = choose_device(runtime)
+    device, workers = choose_device(runtime), workers_taken(runtime)
     held_out: list[Person] = []
     if options.source == "rendered":
         people = LabelledPeople(options, _rendered(context, console), POSETRACK)
@@ -51,7 +51,7 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
         def report(step: int, steps: int, loss: float) -> None:
             told(step, steps, f"loss {loss:.4g}")
 
-        model = train_network(options, people, model, device, runtime.workers, report, state)
+        model = train_network(options, people, model, device, workers, report, state)
     if options.source == "rendered":
         figures |= {f"pckh_{name}": value for name, value in held_out_pckh(options, model, device).items()}
     elif held_out and options.eval_people:
@@ -75,8 +75,8 @@ def recipe_of(options: PretrainOptions) -> str:
 
 
 def _rendered(context: Context, console: Console) -> list[Person]:
-    options, workers = context.config.pretrain, context.config.runtime.workers
-    return rendered_people(draw_with_progress(console, "pretrain", options.frames, workers))
+    frames, workers = context.config.pretrain.frames, workers_taken(context.config.runtime)
+    return rendered_people(draw_with_progress(console, "pretrain", frames, workers))
 
 
 def _people(context: Context, split: str) -> list[Person]:

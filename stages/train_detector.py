@@ -15,7 +15,7 @@ from glpose.detector_training import train_detector as train
 from glpose.metrics.detection import DetectionAP
 from glpose.models.checkpoints import save_checkpoint
 from glpose.rendered_frames import to_detect
-from glpose.runtime import choose_device
+from glpose.runtime import choose_device, workers_taken
 from stages.console import say, training_bar
 from stages.rendered_frames import draw_with_progress
 from stages.stage import Context
@@ -45,7 +45,7 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
         def report(step: int, loss: float) -> None:
             told(step, options.steps, f"loss {loss:.3f}")
 
-        train(options, frames, model, device, context.config.runtime.workers, report, state)
+        train(options, frames, model, device, workers_taken(context.config.runtime), report, state)
     tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in model.state_dict().items()}
     model.load_state_dict(tensors)  # measured is what is written
     if held_out and options.eval_frames:
@@ -63,7 +63,7 @@ def train_detector(context: Context, out: Path, console: Console) -> Path:
 
 def _frames(context: Context, split: str, console: Console) -> list[LabelledFrame]:
     """Labelled frames of a split; none where the data set has no such split."""
-    options, workers = context.config.train_detector, context.config.runtime.workers
+    options, workers = context.config.train_detector, workers_taken(context.config.runtime)
     if options.source == "data":
         return labelled_frames([open_video(ref) for ref in context.videos if split in ref.ranges], split)
     name, count = ("pretrain", options.frames) if split == "train" else ("val", options.eval_frames)

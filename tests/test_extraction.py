@@ -28,8 +28,8 @@ from glpose.keypoints import POSETRACK
 from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, save_checkpoint
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
-from glpose.options import ExtractOptions, HeadOptions
-from glpose.runtime import given_cores
+from glpose.options import ExtractOptions, HeadOptions, RuntimeOptions
+from glpose.runtime import given_cores, workers_taken
 from glpose.views import view_affines
 from store.errors import CheckpointError, DataError
 from store.features import GROUP, FeatureWriter
@@ -582,6 +582,11 @@ def test_cores_are_those_given(tmp_path: Path, quota: str, cores: int | None) ->
     everything = given_cores(tmp_path / "absent")
     assert 1 <= everything <= (os.cpu_count() or 1)
     assert given_cores(tmp_path / "cpu.max") == (cores or everything)
+
+
+def test_all_cores_draw_and_read_unless_fewer_are_asked_for() -> None:
+    assert workers_taken(RuntimeOptions()) == given_cores()
+    assert workers_taken(RuntimeOptions(workers=3)) == 3
 
 
 @pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "glpose.runtime"])
