@@ -154,7 +154,7 @@ def test_rows_are_chosen_by_pattern() -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = {"k": 1, "n": 2, "blocks": 1}
     return write_pipeline(
-        tmp_path_factory.mktemp("evidence"), data=dict(RENDERED), index={"n": 2},
+        tmp_path_factory.mktemp("evidence"), data=dict(RENDERED), index={"n": 2, "exclude_window": 1},
         train={"epochs": 1, "batch_size": 4, "milestones": [], "heads": heads},
         pretrain={"width": 8, "crop_size": [64, 48], "frames": 8, "steps": 1},
     )  # fmt: skip
