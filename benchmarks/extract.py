@@ -50,6 +50,7 @@ from store.features import FeatureWriter
 DEFAULT_CLIP = Path(here).parent.parent / "shared" / "data" / "real" / "bonn_060470979"
 CROP = (384, 288)
 FRAMES, PEOPLE, BATCH = 5, 2, 8
+GPU_FRAMES = 60  # a second's work
 LARGE_BATCH = RuntimeOptions().batch_size  # what extraction takes by default
 STAGE_SHARE = 0.90
 FLOAT32_GAIN, BFLOAT16_GAIN = 1.9, 3.5
@@ -75,7 +76,8 @@ def untrained(width: int) -> HRNet:
 # -------------------------------------------------------------------------------------------------------------- stage
 def stage_share(folder: Path, checkpoint: Path, device: str, repeats: int) -> tuple[float, str]:
     """Crops a second of the whole stage over those of the bare network, and the same in words."""
-    options = ClipOptions(540, 960, frames=FRAMES, people=(PEOPLE, PEOPLE), occluders=(0, 0))
+    length, batch_size = (FRAMES, BATCH) if device == "cpu" else (GPU_FRAMES, LARGE_BATCH)
+    options = ClipOptions(540, 960, frames=length, people=(PEOPLE, PEOPLE), occluders=(0, 0))
     if not (folder / "annotations").is_dir():
         write_clip(folder, "train", "clip", options, seed=0, clip=0)
     config = PipelineConfig.model_validate(
@@ -84,7 +86,7 @@ def stage_share(folder: Path, checkpoint: Path, device: str, repeats: int) -> tu
             "work": folder / "work",
             "data": {"kind": "posetrack18", "root": folder, "eval": None},
             "extract": {"checkpoint": str(checkpoint)},
-            "runtime": {"device": device, "threads": 1, "batch_size": BATCH},
+            "runtime": {"device": device, "threads": 1, "batch_size": batch_size},
         }
     )
     context = Context(config)
@@ -93,13 +95,13 @@ def stage_share(folder: Path, checkpoint: Path, device: str, repeats: int) -> tu
     table = context.commit("detect", "clip").meta["proposals"]
     frames = open_video(context.video("clip")).annotations
     assert frames is not None and table == len(frames.frame)
-    crops = sum(len(np.unique(row)) for row in source_frames(frames.frame, FRAMES, config.extract.k, "repeat_key"))
+    crops = sum(len(np.unique(row)) for row in source_frames(frames.frame, length, config.extract.k, "repeat_key"))
     ready = torch.rand(crops, *CROP, 3, device=backbone.device).permute(0, 3, 1, 2)
     stage, bare = [], []
     for number in range(repeats + 1):
         start = time.perf_counter()
         with torch.inference_mode():
-            for batch in ready.split(BATCH):
+            for batch in ready.split(batch_size):
                 backbone.net.features(batch).cpu()
         bare.append(time.perf_counter() - start)
         start = time.perf_counter()

@@ -4,7 +4,8 @@
 
 Features of HRNet-W48 at 384 x 288 (48 x 96 x 72), the full recipe (k = 4, n = 6), random contents, one thread. The bare
 step has its batch ready on the device in float32. The backbone in the loop is the frozen one of extraction, on 15 ready
-crops a sample. Loading is from a cold page cache, against reading one file of as many bytes front to back.
+crops a sample. Loading is from a cold page cache, against reading one file of as many bytes front to back. Steps are
+measured on a CPU, in its seconds, and on a GPU where there is one, on the clock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import numpy as np
 import pandas as pd
 import torch
-from measuring import Entry, at_least, cpu_seconds, report, wall_seconds
+from measuring import Entry, at_least, cpu_seconds, report, wall_seconds, without_gpu
 
 import store
 from glpose.batches import Batch, Portion, make_batch, portions
@@ -86,9 +87,21 @@ def people(rng: np.random.Generator, video: str) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def opened(work: Path) -> SplitFeatures:
-    """The split, held in memory."""
-    return open_split(store.open(work), "train", 4, CROP, 1.25, CPU, asked="device")
+def opened(work: Path, device: torch.device = CPU) -> SplitFeatures:
+    """The split, held in memory, of a GPU its own."""
+    return open_split(store.open(work), "train", 4, CROP, 1.25, device, asked="device")
+
+
+def seconds_of(device: torch.device, *calls: Callable[[], object], repeats: int) -> list[float]:
+    """Median seconds of each, called in turn: of the CPU; of the clock where a GPU works, until that is done."""
+    if device.type == "cpu":
+        return cpu_seconds(*calls, repeats=repeats)
+
+    def whole(call: Callable[[], object]) -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return wall_seconds(*(partial(whole, call) for call in calls), repeats=repeats)
 
 
 def first_portion(examples: Examples) -> Portion:
@@ -110,8 +123,9 @@ def step_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     def bare() -> None:
         train_step(trainee, ready, 1e-3, RECIPE, Ranks())
 
-    theirs, ours, gathering = cpu_seconds(bare, stored, gather, repeats=repeats)
-    note = f"{BATCH} samples: bare {theirs:.3f} s, from the store {ours:.3f} s, of which gathering {gathering:.3f} s"
+    device = ready.points.device
+    theirs, ours, gathering = seconds_of(device, bare, stored, gather, repeats=repeats)
+    note = f"{BATCH} samples: bare {theirs:.3g} s, from the store {ours:.3g} s, of which gathering {gathering:.3g} s"
     return at_least(theirs / ours, STEP_SHARE, note)
 
 
@@ -127,8 +141,9 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     """Samples a second from the store over those with the frozen backbone in the loop."""
     torch.manual_seed(0)
     net = fold_batch_norm(HRNet(48, num_joints=0, stages=3).eval())
-    net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    crops = torch.randn(LOOP_BATCH * 15, 3, *CROP).to(memory_format=torch.channels_last)
+    device = next(trainee.module.parameters()).device
+    net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    crops = torch.randn(LOOP_BATCH * 15, 3, *CROP, device=device).to(memory_format=torch.channels_last)
     portion = first_portion(examples)
     small, batch = portion.batches[0][:LOOP_BATCH], portion.batches[0]
 
@@ -143,10 +158,10 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     def stored() -> None:
         train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), 1e-3, RECIPE, Ranks())
 
-    theirs, ours = cpu_seconds(in_loop, stored, repeats=min(repeats, 3))
+    theirs, ours = seconds_of(device, in_loop, stored, repeats=min(repeats, 3))
     a_sample = theirs / LOOP_BATCH, ours / len(batch)
     note = (
-        f"a sample: backbone in the loop {a_sample[0]:.2f} s, from the store {a_sample[1]:.3f} s; "
+        f"a sample: backbone in the loop {a_sample[0]:.3g} s, from the store {a_sample[1]:.3g} s; "
         f"FLOP bound {bound():.0f}"
     )
     return at_least(a_sample[0] / a_sample[1], LOOP_GAIN, note)
@@ -163,6 +178,19 @@ def bound() -> float:
     with FlopCounterMode(display=False) as crop, torch.inference_mode():
         HRNet(48, num_joints=0, stages=3).eval().features(torch.zeros(1, 3, *CROP))
     return (alone.get_total_flops() + 15 * crop.get_total_flops()) / alone.get_total_flops()
+
+
+def training_entries(work: Path, device: torch.device, repeats: int) -> dict[str, Entry]:
+    """Both comparisons of training on a device."""
+    split = opened(work, device)
+    fixed = References(np.full((len(split), 6), -1), np.full((len(split), 6), -np.inf, np.float32))
+    examples = make_examples(split, fixed, POSETRACK, RECIPE)
+    trainee = new_trainee(examples, HEADS, RECIPE, Ranks())
+    name = "train" if device.type == "cpu" else "train_gpu"
+    return {
+        f"{name}_step_from_store": step_entry(examples, trainee, repeats),
+        f"{name}_against_backbone_in_loop": loop_entry(examples, trainee, repeats),
+    }
 
 
 def load_entries(work: Path, repeats: int) -> dict[str, Entry]:
@@ -225,12 +253,11 @@ def main() -> int:
     keep_freed_memory()  # for the bare step too
     with random_store() as work:
         entries = load_entries(work, options.repeats)
-        split = opened(work)
-        fixed = References(np.full((len(split), 6), -1), np.full((len(split), 6), -np.inf, np.float32))
-        examples = make_examples(split, fixed, POSETRACK, RECIPE)
-        trainee = new_trainee(examples, HEADS, RECIPE, Ranks())
-        entries["train_step_from_store"] = step_entry(examples, trainee, options.repeats)
-        entries["train_against_backbone_in_loop"] = loop_entry(examples, trainee, options.repeats)
+        entries |= training_entries(work, CPU, options.repeats)
+        if torch.cuda.is_available():
+            entries |= training_entries(work, torch.device("cuda"), options.repeats)
+        else:
+            entries["train_gpu_step_from_store"] = without_gpu()
     return report(entries, options.json)
 
 

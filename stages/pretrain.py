@@ -35,7 +35,8 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
     device, workers = choose_device(runtime), workers_taken(runtime)
     held_out: list[Person] = []
     if options.source == "rendered":
-        people = LabelledPeople(options, _rendered(context, console), POSETRACK)
+        frames = draw_with_progress(console, "pretrain", options.frames, workers)
+        people = LabelledPeople(options, rendered_people(frames), POSETRACK)
         say(console, f"pretrain: {len(people.people)} people to train on")
     else:
         people = LabelledPeople(options, _people(context, "train"), joint_set(context.config.data))
@@ -72,11 +73,6 @@ def pretrain(context: Context, out: Path, console: Console) -> Path:
 def recipe_of(options: PretrainOptions) -> str:
     """What a checkpoint's metadata says of its training: the options, and the loss that null stands for."""
     return options.model_copy(update={"loss": options.loss_taken}).model_dump_json()
-
-
-def _rendered(context: Context, console: Console) -> list[Person]:
-    frames, workers = context.config.pretrain.frames, workers_taken(context.config.runtime)
-    return rendered_people(draw_with_progress(console, "pretrain", frames, workers))
 
 
 def _people(context: Context, split: str) -> list[Person]:
