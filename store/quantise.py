@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 LEVELS = 255
+BLOCK = 2**17  # numbers that are rounded at a time: several passes over them stay in a core's cache
 
 
 def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -13,16 +14,26 @@ def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The error is at most half a scale; channels below 3e-36, whose scale float32 cannot hold in full, become zero.
     ValueError for negative or non-finite values.
     """
-    top = maps.max(axis=(-2, -1))
-    if not np.isfinite(top).all() or not (maps.min(axis=(-2, -1)) >= 0).all():  # NaN fails both
+    height, width = maps.shape[-2:]
+    channels = maps.reshape(-1, height * width)
+    values, scale = np.empty(channels.shape, np.uint8), np.empty(len(channels), np.float32)
+    step = max(1, BLOCK // max(1, channels.shape[1]))
+    for start in range(0, len(channels), step):
+        own = slice(start, start + step)
+        values[own], scale[own] = _quantise(channels[own])
+    return values.reshape(maps.shape), scale.reshape(maps.shape[:-2])
+
+
+def _quantise(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, H W) float -> the same uint8, and (n,) float32."""
+    top = channels.max(axis=1)
+    if not np.isfinite(top).all() or not (channels.min(axis=1) >= 0).all():  # NaN fails both
         raise ValueError("features must be finite and not negative to be stored as uint8")
     scale = (top / LEVELS).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 0
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
-    values = maps * inverse[..., None, None]
-    np.rint(values, out=values)
-    np.minimum(values, LEVELS, out=values)
-    return values.astype(np.uint8), scale
+    rounded = channels * inverse[:, None]  # the largest is LEVELS but for its rounding
+    return np.rint(rounded, out=rounded).astype(np.uint8), scale
 
 
 def dequantise(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
