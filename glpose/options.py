@@ -694,6 +694,10 @@ class RuntimeOptions(Options):
         default=32, ge=1, description="crops per forward pass of the backbone; proposals per pass of the heads"
     )
     frames: int = Field(default=4, ge=1, description="frames per forward pass of the detector")
+    tf32: bool = Field(
+        default=True,
+        description="on a GPU, float32 convolutions round to 10 bits (TF32), as PyTorch has it; false: exact, slower",
+    )
     residency: Literal["auto", "device", "host", "disk"] = Field(
         default="auto", description="where features are kept while heads use them; auto: where they fit"
     )

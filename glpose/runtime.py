@@ -18,12 +18,13 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds that 
 
 
 def choose_device(options: RuntimeOptions) -> torch.device:
-    """The device to compute on; also sets this process's CPU threads and how it keeps memory.
+    """The device to compute on; also sets this process's CPU threads, how it keeps memory, and how a GPU convolves.
 
     ConfigError for a device that is not there.
     """
     keep_freed_memory()
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), given_cores()))
+    torch.backends.cudnn.allow_tf32 = options.tf32
     cv2.setNumThreads(1)  # frames and crops are small, and its threads would stand in the way of torch's
     if options.device == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")

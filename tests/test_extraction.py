@@ -29,7 +29,7 @@ from glpose.models.checkpoints import load_heads, load_hrnet, read_metadata, sav
 from glpose.models.glpose import GLPoseHeads
 from glpose.models.hrnet import HRNet, fold_batch_norm
 from glpose.options import ExtractOptions, HeadOptions, RuntimeOptions
-from glpose.runtime import given_cores, workers_taken
+from glpose.runtime import choose_device, given_cores, workers_taken
 from glpose.views import view_affines
 from store.errors import CheckpointError, DataError
 from store.features import GROUP, FeatureWriter
@@ -587,6 +587,14 @@ def test_cores_are_those_given(tmp_path: Path, quota: str, cores: int | None) ->
 def test_all_cores_draw_and_read_unless_fewer_are_asked_for() -> None:
     assert workers_taken(RuntimeOptions()) == given_cores()
     assert workers_taken(RuntimeOptions(workers=3)) == 3
+
+
+def test_convolutions_of_a_gpu_are_exact_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    choose_device(RuntimeOptions(device="cpu", tf32=False))
+    assert not torch.backends.cudnn.allow_tf32
+    choose_device(RuntimeOptions(device="cpu"))
+    assert torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "glpose.runtime"])
