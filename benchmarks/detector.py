@@ -14,11 +14,9 @@ import argparse
 import importlib.util
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +29,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import cv2
 import numpy as np
 import torch
-from measuring import Entry, at_most, cpu_seconds, report, unmeasured, without_gpu
+from measuring import Entry, at_most, cpu_seconds, report, seconds_of, unmeasured, without_gpu
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import box_iou
@@ -111,26 +109,21 @@ def gpu_speed(repeats: int) -> dict[str, Entry]:
     for model in (theirs, ours):
         take_statistics(model.backbone, x)
     folded = fold_batch_norm(ours)
-    calls = {
-        "theirs": lambda: theirs([given]),
-        name: lambda: folded.detect([image]),
-        "detector_gpu_bfloat16": lambda: folded.detect([image], precision="bfloat16"),
-        "detector_gpu_float16": lambda: folded.detect([image], precision="float16"),
-    }
-    seconds: dict[str, list[float]] = {key: [] for key in calls}
     with torch.inference_mode():
-        for _ in range(repeats + 1):
-            for key, call in calls.items():
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                call()
-                torch.cuda.synchronize()
-                seconds[key].append(time.perf_counter() - start)
-    median = {key: statistics.median(values[1:]) for key, values in seconds.items()}  # the first call warms up
-    ratios = {key: value / median["theirs"] for key, value in median.items()}
-    note = f"Faster R-CNN v2 {1000 * median['theirs']:.0f} ms on {torch.cuda.get_device_name()}"
-    return {name: at_most(ratios[name], RATIO, note)} | {
-        key: information(ratios[key], note) for key in calls if key not in ("theirs", name)
+        baseline, *seconds = seconds_of(
+            device,
+            lambda: theirs([given]),
+            lambda: folded.detect([image]),
+            lambda: folded.detect([image], precision="bfloat16"),
+            lambda: folded.detect([image], precision="float16"),
+            repeats=repeats,
+        )
+    note = f"Faster R-CNN v2 {1000 * baseline:.0f} ms on {torch.cuda.get_device_name()}"
+    exact, bfloat16, float16 = (each / baseline for each in seconds)
+    return {
+        name: at_most(exact, RATIO, f"batch norms folded; {note}"),
+        "detector_gpu_bfloat16": information(bfloat16, note),
+        "detector_gpu_float16": information(float16, note),
     }
 
 
@@ -334,9 +327,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of every timed call")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="DIR", help="recorded cases and photos")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights to compare settings on")
+    parser.add_argument("--no-tf32", action="store_true", help="have a GPU compute float32 in full")
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = not options.no_tf32
     if options.peak_of is not None:
         print(peak_of(options.peak_of))
         return 0

@@ -8,8 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 Entry = dict[str, Any]  # {"value", "target", "ok", "note"}
 
@@ -31,8 +34,20 @@ def cpu_seconds(*calls: Callable[[], object], repeats: int = 7) -> list[float]:
     return _medians(time.process_time, calls, repeats)
 
 
+def seconds_of(device: torch.device, *calls: Callable[[], object], repeats: int = 7) -> list[float]:
+    """CPU seconds where calls run on a CPU; of a GPU on the clock, until what they began there is done."""
+    if device.type == "cpu":
+        return cpu_seconds(*calls, repeats=repeats)
+
+    def whole(call: Callable[[], object]) -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return wall_seconds(*(partial(whole, call) for call in calls), repeats=repeats)
+
+
 def wall_seconds(*calls: Callable[[], object], repeats: int = 7) -> list[float]:
-    """The same on the clock, for what waits for disks."""
+    """The same on the clock, for what waits for disks or a GPU."""
     return _medians(time.perf_counter, calls, repeats)
 
 

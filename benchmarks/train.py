@@ -14,10 +14,10 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 if (here := str(Path(__file__).resolve().parent)) in sys.path:
@@ -27,7 +27,7 @@ sys.path.append(here)  # last: store.py beside this file must not be taken for t
 import numpy as np
 import pandas as pd
 import torch
-from measuring import Entry, at_least, cpu_seconds, report, wall_seconds, without_gpu
+from measuring import Entry, at_least, report, seconds_of, wall_seconds, without_gpu
 
 import store
 from glpose.batches import Batch, Portion, make_batch, portions
@@ -92,18 +92,6 @@ def opened(work: Path, device: torch.device = CPU) -> SplitFeatures:
     return open_split(store.open(work), "train", 4, CROP, 1.25, device, asked="device")
 
 
-def seconds_of(device: torch.device, *calls: Callable[[], object], repeats: int) -> list[float]:
-    """Median seconds of each, called in turn: of the CPU; of the clock where a GPU works, until that is done."""
-    if device.type == "cpu":
-        return cpu_seconds(*calls, repeats=repeats)
-
-    def whole(call: Callable[[], object]) -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return wall_seconds(*(partial(whole, call) for call in calls), repeats=repeats)
-
-
 def first_portion(examples: Examples) -> Portion:
     """All of the first epoch, with references drawn."""
     (portion,) = portions(examples, {"own": HEADS}, RECIPE, INDEX, BATCH, {1: 1})
@@ -143,13 +131,14 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     net = fold_batch_norm(HRNet(48, num_joints=0, stages=3).eval())
     device = next(trainee.module.parameters()).device
     net = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    crops = torch.randn(LOOP_BATCH * 15, 3, *CROP, device=device).to(memory_format=torch.channels_last)
+    samples = LOOP_BATCH if device.type == "cpu" else BATCH  # a GPU's step costs its launches, whatever its batch
+    crops = torch.randn(samples * 15, 3, *CROP, device=device).to(memory_format=torch.channels_last)
     portion = first_portion(examples)
-    small, batch = portion.batches[0][:LOOP_BATCH], portion.batches[0]
+    small, batch = portion.batches[0][:samples], portion.batches[0]
 
     def in_loop() -> None:
         with torch.inference_mode():
-            maps = net.features(crops).contiguous().unflatten(0, (LOOP_BATCH, 15))
+            maps = net.features(crops).contiguous().unflatten(0, (samples, 15))
         own = make_batch(examples, portion, small, False, RECIPE, (0,))
         key, local, references = (part.clone() for part in (maps[:, 0], maps[:, 1:9], maps[:, 9:]))
         inputs = replace(own.inputs, key=key, local=local, references=references)
@@ -159,7 +148,7 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
         train_step(trainee, make_batch(examples, portion, batch, False, RECIPE, (0,)), 1e-3, RECIPE, Ranks())
 
     theirs, ours = seconds_of(device, in_loop, stored, repeats=min(repeats, 3))
-    a_sample = theirs / LOOP_BATCH, ours / len(batch)
+    a_sample = theirs / samples, ours / len(batch)
     note = (
         f"a sample: backbone in the loop {a_sample[0]:.3g} s, from the store {a_sample[1]:.3g} s; "
         f"FLOP bound {bound():.0f}"
@@ -167,6 +156,7 @@ def loop_entry(examples: Examples, trainee: Trainee, repeats: int) -> Entry:
     return at_least(a_sample[0] / a_sample[1], LOOP_GAIN, note)
 
 
+@cache
 def bound() -> float:
     """FLOPs of the step with 15 crops through the backbone over those of the step alone."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -255,9 +245,9 @@ def main() -> int:
         entries = load_entries(work, options.repeats)
         entries |= training_entries(work, CPU, options.repeats)
         if torch.cuda.is_available():
-            entries |= training_entries(work, torch.device("cuda"), options.repeats)
+            entries |= training_entries(work, torch.device("cuda", torch.cuda.current_device()), options.repeats)
         else:
-            entries["train_gpu_step_from_store"] = without_gpu()
+            entries |= dict.fromkeys(("train_gpu_step_from_store", "train_gpu_against_backbone_in_loop"), without_gpu())
     return report(entries, options.json)
 
 

@@ -687,7 +687,7 @@ class TrainDetectorOptions(Options):
 
 
 class RuntimeOptions(Options):
-    """Speed settings: never part of a record."""
+    """Speed settings: never part of a record, as they change outputs by rounding at most."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 ...")
     batch_size: int = Field(
@@ -696,7 +696,8 @@ class RuntimeOptions(Options):
     frames: int = Field(default=4, ge=1, description="frames per forward pass of the detector")
     tf32: bool = Field(
         default=True,
-        description="on a GPU, float32 convolutions round to 10 bits (TF32), as PyTorch has it; false: exact, slower",
+        description="on a GPU, float32 convolutions round to 10 bits (TF32), as PyTorch has it; false: in full, "
+        "slower, and of what is made from then on",
     )
     residency: Literal["auto", "device", "host", "disk"] = Field(
         default="auto", description="where features are kept while heads use them; auto: where they fit"

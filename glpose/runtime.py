@@ -24,7 +24,8 @@ def choose_device(options: RuntimeOptions) -> torch.device:
     """
     keep_freed_memory()
     torch.set_num_threads(options.threads or min(torch.get_num_threads(), given_cores()))
-    torch.backends.cudnn.allow_tf32 = options.tf32
+    if not options.tf32:  # else as whoever runs this process has it
+        torch.backends.cudnn.allow_tf32 = False
     cv2.setNumThreads(1)  # frames and crops are small, and its threads would stand in the way of torch's
     if options.device == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")

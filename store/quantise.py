@@ -25,7 +25,7 @@ def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _quantise(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, H W) float -> the same uint8, and (n,) float32."""
+    """(n, H W) float -> (n, H W) uint8 and (n,) float32."""
     top = channels.max(axis=1)
     if not np.isfinite(top).all() or not (channels.min(axis=1) >= 0).all():  # NaN fails both
         raise ValueError("features must be finite and not negative to be stored as uint8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -241,10 +242,11 @@ def test_maps_of_a_proposal_are_its_own_and_in_order(backbone: Backbone) -> None
     assert found == source_frames(FRAMES, LENGTH, 2, "repeat_key").tolist()
 
 
-def test_unfit_features_name_video_and_proposal(backbone: Backbone) -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_unfit_features_name_video_and_proposal(bad: float, backbone: Backbone) -> None:
     def features(images: Tensor) -> Tensor:
         white = (images.amin(dim=(1, 2, 3)) > 2)[:, None, None, None]
-        return torch.where(white, torch.nan, images[:, :, ::4, ::4].abs())
+        return torch.where(white, bad, images[:, :, ::4, ::4].abs())
 
     class White(Clip):
         def image(self, frame: int) -> np.ndarray:
@@ -589,12 +591,13 @@ def test_all_cores_draw_and_read_unless_fewer_are_asked_for() -> None:
     assert workers_taken(RuntimeOptions(workers=3)) == 3
 
 
-def test_convolutions_of_a_gpu_are_exact_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    choose_device(RuntimeOptions(device="cpu", tf32=False))
-    assert not torch.backends.cudnn.allow_tf32
+@pytest.mark.parametrize("before", [True, False])
+def test_a_gpu_computes_float32_in_full_where_that_is_asked_for(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
     choose_device(RuntimeOptions(device="cpu"))
-    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 is before
+    choose_device(RuntimeOptions(device="cpu", tf32=False))
+    assert torch.backends.cudnn.allow_tf32 is False
 
 
 @pytest.mark.parametrize("module", ["glpose.extraction", "stages.cli", "glpose.runtime"])

@@ -89,6 +89,17 @@ def test_zero_and_vanishing_channels_become_zero() -> None:
     assert scale.tolist() == [0, 0, 0]
 
 
+def test_maps_are_rounded_alike_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.abs(np.random.default_rng(1).normal(size=(3, 5, 6, 4))).astype(np.float32)
+    whole = quantise(values)
+    monkeypatch.setattr("store.quantise.BLOCK", 4 * 6 * 4)  # four channels at a time, three at last
+    for found, expected in zip(quantise(values), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    values[2, 4, 5, 3] = np.nan
+    with pytest.raises(ValueError, match="finite and not negative"):
+        quantise(values)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-6])
 def test_what_uint8_cannot_hold_is_refused(bad: float) -> None:
     values = np.ones((2, 3, 3), np.float32)
