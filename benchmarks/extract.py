@@ -50,7 +50,7 @@ from store.features import FeatureWriter
 DEFAULT_CLIP = Path(here).parent.parent / "shared" / "data" / "real" / "bonn_060470979"
 CROP = (384, 288)
 FRAMES, PEOPLE, BATCH = 5, 2, 8
-GPU_FRAMES = 60  # a second's work
+GPU_FRAMES = 60  # of which batches are filled
 LARGE_BATCH = RuntimeOptions().batch_size  # what extraction takes by default
 STAGE_SHARE = 0.90
 FLOAT32_GAIN, BFLOAT16_GAIN = 1.9, 3.5

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # whoever measures without torch does not have its memory and garbage measured
+    import torch
 
 Entry = dict[str, Any]  # {"value", "target", "ok", "note"}
 
@@ -38,6 +39,8 @@ def seconds_of(device: torch.device, *calls: Callable[[], object], repeats: int 
     """CPU seconds where calls run on a CPU; of a GPU on the clock, until what they began there is done."""
     if device.type == "cpu":
         return cpu_seconds(*calls, repeats=repeats)
+
+    import torch
 
     def whole(call: Callable[[], object]) -> None:
         call()

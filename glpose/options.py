@@ -1,8 +1,8 @@
 """Every option and its default, in one place: frozen classes that refuse unknown keys. Imports nothing heavy.
 
 Defaults follow the paper, or what it most defensibly means (docs/method.md); each ambiguous reading is a named option.
-What changes a stage's outputs is in its record; speed settings, which never are, live in `RuntimeOptions` and
-`ClusterOptions`.
+What changes a stage's outputs by more than rounding is in its record; speed settings, which never are, live in
+`RuntimeOptions` and `ClusterOptions`.
 """
 
 from __future__ import annotations
